@@ -1,0 +1,251 @@
+"""The things the platform keeps, as frozen values. Times are timezone-aware UTC; sizes are bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from mhs_ray.domain.env import EnvVar
+from mhs_ray.domain.errors import InvalidInputError
+from mhs_ray.domain.failures import Failure
+from mhs_ray.domain.states import JobEvent, JobState
+
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An OCI image by digest, never by tag: ``registry/repository@sha256:…``."""
+
+    registry: str  # host[:port]
+    repository: str
+    digest: str
+
+    def __post_init__(self) -> None:
+        if not _DIGEST.fullmatch(self.digest):
+            raise InvalidInputError.at("$.digest", f"{self.digest[:80]!r} is no sha256 digest")
+
+    def __str__(self) -> str:
+        return f"{self.registry}/{self.repository}@{self.digest}"
+
+
+class ImageStatus(StrEnum):
+    """Where an image definition is on its way from ``created`` to ``uploaded``."""
+
+    CREATED = "created"
+    CHECKING = "checking"
+    UPLOADED = "uploaded"
+    FAILED = "failed"
+
+
+class Provider(StrEnum):
+    """Who runs a case algorithm, in Techcyte's words."""
+
+    MHS = "Model Hosting Service"
+    EXTERNAL = "External"
+    TECHCYTE = "Techcyte"
+
+
+class Role(StrEnum):
+    """What a person or a client of a company may do."""
+
+    LAB_ADMIN = "Lab Admin"
+    LAB_USER = "Lab User"
+    VIEWER = "Viewer"
+    OPERATOR = "Operator"
+
+
+class Priority(StrEnum):
+    """Clinical work goes before research."""
+
+    CLINICAL = "clinical"
+    RESEARCH = "research"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls: a client of one company with one role."""
+
+    company_id: int
+    name: str
+    role: Role
+    client_id: str = ""
+
+    @property
+    def may_write(self) -> bool:
+        """Viewers only look."""
+        return self.role is not Role.VIEWER
+
+
+@dataclass(frozen=True, slots=True)
+class ImageVersion:
+    """One pushed and promoted state of an image definition."""
+
+    id: int
+    image_id: int
+    number: int
+    digest: str
+    size_bytes: int  # compressed, as stored in the registry
+    details: Mapping[str, Any]  # layers, labels, architecture, entrypoint, warnings
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image definition; `current` is the newest promoted version."""
+
+    id: int
+    company_id: int
+    name: str
+    status: ImageStatus
+    failure_message: str
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+    current: ImageVersion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A runnable container: image, instance type, variables, limits."""
+
+    id: int
+    company_id: int
+    name: str
+    image_id: int
+    image_name: str
+    instance_type: str
+    env: tuple[EnvVar, ...]
+    time_limit_s: int
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+    retry_exit_codes: tuple[int, ...] = ()
+    max_model_retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """A case algorithm: what a person picks as "AI model"."""
+
+    id: int
+    company_id: int
+    name: str
+    provider: Provider
+    container_id: int | None
+    container_name: str | None
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class ScanStatus(StrEnum):
+    """A scan is usable once its bytes are there and were opened."""
+
+    UPLOADING = "uploading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One whole slide image. `number` is what the contract calls SCAN_ID."""
+
+    id: int
+    company_id: int
+    number: int
+    name: str
+    status: ScanStatus
+    failure_message: str
+    source: str  # "blob", "path" or "url"
+    size_bytes: int | None
+    facts: Mapping[str, Any]  # format, width, height, mpp, levels …; {} until known
+    created_by: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One AI request on one or more scans of a case. `number` is the integer of Techcyte's task id."""
+
+    id: int
+    company_id: int
+    number: int
+    case_number: int | None
+    algorithm_id: int
+    algorithm_name: str
+    origin: str  # "techcyte" or "local"
+    priority: Priority
+    description: str
+    created_by: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One container on one scan of a task."""
+
+    id: int
+    company_id: int
+    task_id: int
+    task_number: int
+    scan_id: int
+    scan_number: int
+    algorithm_name: str
+    container_id: int
+    container_name: str
+    image_digest: str
+    instance_type: str
+    priority: Priority
+    state: JobState
+    attempt: int  # number of the newest attempt; 0 before the first
+    created_by: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    failure: Failure | None
+    node: str | None
+    resources: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobEventRecord:
+    """One line of a job's story."""
+
+    seq: int
+    job_id: int
+    attempt: int
+    event: JobEvent
+    state: JobState
+    at: datetime
+    node: str | None
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOrder:
+    """Everything a node needs for one attempt. Crosses Ray only from the dispatcher to the attempt, on request."""
+
+    job_id: int
+    attempt: int
+    company_id: int
+    task_number: int
+    scan_number: int
+    label: str  # what people know it by: ``job 42 · scan 8946136 · My GPU Container``
+    image: ImageRef
+    registry_token: str = field(repr=False)
+    instance_type: str
+    time_limit_s: int
+    env: Mapping[str, str] = field(repr=False)
+    host: str  # HOST of the contract
+    jwt_token: str = field(repr=False)  # good for this attempt only
+    slide_urls: tuple[str, ...] = field(repr=False)  # where the slide's bytes are; file:, http:, https:
+    slide_zip_url: str | None = field(repr=False)
+    slide_name: str
+    gateway_url: str  # our API's base, as the node reaches it
+    debug_upload_url: str = field(repr=False)
+    ca_bundles: tuple[str, ...] = ()  # certifi bundles inside the image, found at admission

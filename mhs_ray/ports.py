@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from mhs_ray.domain.models import ImageRef
 
@@ -168,4 +168,66 @@ class BlobStore(Protocol):
         """Yield the blobs under `prefix` in key order."""
 
     def sign(self, key: str, method: Literal["GET", "PUT"], expires_in: timedelta, filename: str | None = None) -> str:
-        """Return a URL that does `method` (GET with Range, also HEAD) on `key` until it expires, then answers 403."""
+        """Return a URL that does `method` (GET takes Range) on `key` until it expires, then answers 403.
+
+        expires_in: 1 s to 7 days, as S3 has it. filename: the name a browser saves a GET under.
+        HEAD works on a folder's GET URL but not on S3's, which signs the method: ask ``Range: bytes=0-0`` instead.
+        """
+
+
+# ---------------------------------------------------------------- image registry
+
+
+@dataclass(frozen=True, slots=True)
+class PushAccess:
+    """Where the owner of one image definition pushes, and with what. tls: False for plain HTTP on loopback."""
+
+    registry: str  # host[:port]
+    repository: str  # the definition's own quarantine repository
+    tag: str  # unique to the definition; pushes to any other tag are ignored
+    username: str
+    password: str = field(repr=False)
+    expires_at: datetime
+    tls: bool = True
+
+    @property
+    def reference(self) -> str:
+        """Return ``registry/repository:tag``."""
+        return f"{self.registry}/{self.repository}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """An image that may run here.
+
+    digest: of the one linux/amd64 manifest that is to be promoted; where a multi-platform index was pushed it
+    differs from the digest that was asked for. size_bytes: compressed, config included.
+    details: JSON for people: architecture, os, uncompressed_size, layers [{digest, size, created_by}], entrypoint, cmd, workdir,
+    user, labels, env_names, volumes, setuid_files, warnings, and ca_bundles (absolute paths in the image).
+    """
+
+    digest: str
+    size_bytes: int
+    details: Mapping[str, Any]
+
+
+class ImageRegistry(Protocol):
+    """Quarantine and trusted repositories of image definitions. Every method raises RegistryError when the registry fails."""
+
+    def push_access(self, image_id: int, company_id: int, expires_at: datetime) -> PushAccess:
+        """Return target and credential for pushing to this definition, good until `expires_at` and for nothing else."""
+
+    def pushed(self, image_id: int) -> str | None:
+        """Ask now for the digest of what lies at the definition's push tag; None when nothing does."""
+
+    def admit(self, image_id: int, digest: str) -> Admission:
+        """Check a quarantined image whole, by digest. Raises AdmissionError, whose text is for the image's owner."""
+
+    def promote(self, image_id: int, digest: str, number: int) -> ImageRef:
+        """Copy an admitted manifest to the trusted repository as version `number`, digest kept. May be repeated."""
+
+    def pull_credential(self, image: ImageRef) -> RegistryCredential:
+        """Return a short-lived login for a node that pulls this trusted image, good for its repository only."""
+
+    def remove(self, image_id: int) -> None:
+        """Forget all that was pushed or promoted for this definition; nothing happens if there is nothing."""

@@ -1,0 +1,1 @@
+"""Adapters that keep things: the SQL database and the blob stores."""

@@ -1,0 +1,189 @@
+"""Every setting of the platform, and the only reader of the environment.
+
+``MHS_ENGINE=docker``, ``MHS_API__PORT=9000`` (two underscores enter a section). A misspelt name is an error.
+Each part of the platform is handed its own section.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mhs_ray.domain.errors import Fault, InvalidInputError
+
+
+def _bytes(text: str) -> ByteSize:
+    return ByteSize._validate(text, None)  # type: ignore[arg-type]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ApiSettings(_Section):
+    """The Serve API. port 0: any free one. public_url: how people reach it, when that is not host:port."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    public_url: str | None = None
+    replicas: int = Field(1, ge=1)
+    max_body: ByteSize = _bytes("8MiB")
+    max_results_body: ByteSize = _bytes("512MiB")
+
+
+class BlobSettings(_Section):
+    """Where logs, results, slides and debug files are kept."""
+
+    kind: Literal["local", "s3"] = "local"
+    port: int = Field(0, ge=0, le=65535)  # of the local blob server
+    bucket: str = "mhs"
+    prefix: str = ""
+    endpoint_url: str | None = None
+    region: str = "us-east-1"
+    quota: ByteSize = _bytes("1TiB")
+    min_free: ByteSize = _bytes("2GiB")
+
+
+class RegistrySettings(_Section):
+    """The OCI registry of the platform."""
+
+    kind: Literal["distribution", "ecr"] = "distribution"
+    port: int = Field(0, ge=0, le=65535)
+    credential_life: timedelta = timedelta(hours=12)
+    max_image: ByteSize = _bytes("20GiB")
+    reconcile_every: timedelta = timedelta(seconds=15)
+    scanner: tuple[str, ...] = ()  # a command whose non-zero exit blocks an image
+
+
+class JobSettings(_Section):
+    """What a job may take and how it is tried again. Times are of running, never of waiting."""
+
+    max_time_limit: timedelta = timedelta(minutes=90)  # Techcyte's own limit
+    prepare_limit: timedelta = timedelta(minutes=30)
+    stop_grace: timedelta = timedelta(seconds=10)
+    max_platform_attempts: int = Field(4, ge=1)
+    backoff: timedelta = timedelta(seconds=2)
+    backoff_max: timedelta = timedelta(minutes=5)
+    max_log: ByteSize = _bytes("64MiB")
+    max_log_line: ByteSize = _bytes("64KiB")
+    scratch: ByteSize = _bytes("20GiB")
+    max_debug_file: ByteSize = _bytes("2GiB")
+
+
+class SlideSettings(_Section):
+    """Slides on a node, and where their bytes may come from.
+
+    allow_private: URLs whose host resolves to a private or loopback address may be fetched (stand-alone use).
+    """
+
+    cache: ByteSize = _bytes("50GiB")
+    max_slide: ByteSize = _bytes("100GiB")
+    allow_private: bool = False
+    allow_hosts: tuple[str, ...] = ()
+    path_roots: tuple[Path, ...] = ()  # where scans may be registered by path; embedded: everywhere
+
+
+class ClusterSettings(_Section):
+    """How jobs find a node.
+
+    placement ``single``: this machine stands in for every instance type; ``label``: only a node labelled so.
+    """
+
+    placement: Literal["single", "label"] = "single"
+    declared_gpus: int = Field(1, ge=1)  # GPUs that Ray is told of on a single machine that shows none
+    max_waiting: int = Field(8, ge=1)  # attempts that wait for a node at a time: what the autoscaler sees
+    runtime: str | None = None  # OCI runtime for models, e.g. runsc
+    dashboard_port: int = Field(8265, ge=0, le=65535)
+    gcs_port: int = Field(0, ge=0, le=65535)
+
+
+class Settings(BaseSettings):
+    """All of it. host: HOST of the contract for stand-alone tasks; containers reach ``https://api.{host}``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MHS_", env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".mhs")
+    host: str = "mhs.internal"
+    engine: Literal["auto", "podman", "docker"] = "auto"
+    docker_host: str | None = None
+    database_url: SecretStr | None = None
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+    api: ApiSettings = ApiSettings()
+    blobs: BlobSettings = BlobSettings()
+    registry: RegistrySettings = RegistrySettings()
+    jobs: JobSettings = JobSettings()
+    slides: SlideSettings = SlideSettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    @property
+    def sql_url(self) -> str:
+        """The database's SQLAlchemy URL; SQLite in `home` unless set."""
+        return self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.home / 'mhs.db'}"
+
+    @property
+    def node_dir(self) -> Path:
+        """What one node keeps: slide cache, scratch, sandboxes."""
+        return self.home / "node"
+
+
+CLIENT_VARIABLES = frozenset({"MHS_URL", "MHS_CLIENT_ID", "MHS_CLIENT_SECRET"})
+"""Read by the command line (`client_environment`), not by the platform."""
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings of this process. Raises InvalidInputError that names every bad variable."""
+    env = os.environ if environ is None else environ
+    known = {f"MHS_{name}".upper() for name in Settings.model_fields}
+    faults = [
+        Fault(name, "no such setting; see `mhs doctor --settings` for all of them")
+        for name in sorted(env)
+        if name.upper().startswith("MHS_")
+        and name.upper() not in CLIENT_VARIABLES
+        and name.upper().split("__")[0] not in known
+    ]
+    if faults:
+        raise InvalidInputError(faults)
+    try:
+        settings = Settings()
+    except ValueError as error:
+        raise InvalidInputError(_faults(error)) from None
+    if settings.docker_host is None and env.get("DOCKER_HOST"):
+        settings = settings.model_copy(update={"docker_host": env["DOCKER_HOST"]})
+    return settings
+
+
+def _faults(error: ValueError) -> list[Fault]:
+    details = getattr(error, "errors", None)
+    if details is None:
+        return [Fault("MHS_*", str(error).splitlines()[0])]
+    return [
+        Fault("MHS_" + "__".join(str(part) for part in d["loc"]).upper(), d["msg"])
+        for d in details(include_input=False, include_url=False)
+    ]
+
+
+class ClientEnvironment(BaseModel):
+    """Where the command line finds the API and how it signs in, when set in the environment."""
+
+    url: str | None
+    client_id: str | None
+    client_secret: SecretStr | None
+
+
+def client_environment() -> ClientEnvironment:
+    """Read MHS_URL, MHS_CLIENT_ID and MHS_CLIENT_SECRET."""
+    secret = os.environ.get("MHS_CLIENT_SECRET")
+    return ClientEnvironment(
+        url=os.environ.get("MHS_URL"),
+        client_id=os.environ.get("MHS_CLIENT_ID"),
+        client_secret=SecretStr(secret) if secret else None,
+    )

@@ -1,0 +1,97 @@
+"""The connection: pragmas and locking that make SQLite and PostgreSQL keep the same promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.engine import make_url
+
+from mhs_ray.store.sql.secrets import Vault
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Database:
+    """One database and the vault that seals its secret columns. Safe to share between threads."""
+
+    def __init__(self, url: str, vault: Vault) -> None:
+        self.vault = vault
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            Path(make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
+            # timeout: how long a writer waits for another process's transaction.
+            self.engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+            sa.event.listen(self.engine, "connect", _sqlite_connect)
+            sa.event.listen(self.engine, "begin", _sqlite_begin)
+        else:
+            url = str(make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False))
+            self.engine = sa.create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One transaction that may write; on SQLite it takes the write lock at once, so it cannot fail half way."""
+        with self.engine.connect() as conn:
+            conn = conn.execution_options(mhs_write=True)
+            with conn.begin():
+                yield conn
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """One consistent look."""
+        with self.engine.connect() as conn, conn.begin():
+            yield conn
+
+    def for_update(
+        self, query: sa.Select[tuple[object, ...]], *, skip_locked: bool = False
+    ) -> sa.Select[tuple[object, ...]]:
+        """Lock the rows on PostgreSQL; SQLite's writer is alone anyway."""
+        return query if self.is_sqlite else query.with_for_update(skip_locked=skip_locked)
+
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the schema to `revision`."""
+        with self.write() as conn:
+            if not self.is_sqlite:  # two replicas that start at once
+                conn.execute(sa.text("SELECT pg_advisory_xact_lock(7238401)"))
+            config = self.alembic_config()
+            config.attributes["connection"] = conn
+            command.upgrade(config, revision)
+
+    def downgrade(self, revision: str) -> None:
+        """Take the schema back to `revision`."""
+        with self.write() as conn:
+            config = self.alembic_config()
+            config.attributes["connection"] = conn
+            command.downgrade(config, revision)
+
+    @staticmethod
+    def alembic_config() -> Config:
+        """Alembic's configuration, without an ini file."""
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        return config
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self.engine.dispose()
+
+
+def _sqlite_connect(connection: object, _record: object) -> None:
+    connection.isolation_level = None  # type: ignore[attr-defined]  # we say BEGIN ourselves
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",  # a 2xx is a promise, also over a power cut
+        "foreign_keys=ON",
+        "temp_store=MEMORY",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(conn: sa.Connection) -> None:
+    conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("mhs_write") else "BEGIN")

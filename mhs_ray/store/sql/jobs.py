@@ -1,0 +1,378 @@
+"""Jobs as rows: lists for people, claims and fenced transitions for the dispatcher.
+
+Every change of state is a compare-and-swap on (id, state, attempt): a stale attempt changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from mhs_ray.domain.errors import ConflictError, NotFoundError, TransitionError
+from mhs_ray.domain.failures import Failure, FailureCode
+from mhs_ray.domain.models import Job, JobEventRecord
+from mhs_ray.domain.states import ACTIVE, JobEvent, JobState, advance
+from mhs_ray.store.sql import tables as t
+from mhs_ray.store.sql.database import Database
+from mhs_ray.store.sql.scope import Page, Scoped
+from mhs_ray.store.sql.tasks import PRIORITY_RANK, insert_job
+
+_PRIORITY = {rank: priority for priority, rank in PRIORITY_RANK.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a transition did. changed is False when the event came late and the state stayed."""
+
+    job_id: int
+    before: JobState
+    after: JobState
+    attempt: int
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was written."""
+        return self.before is not self.after
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """What a list of jobs is narrowed to."""
+
+    states: tuple[str, ...] = ()
+    container_id: int | None = None
+    algorithm: str | None = None
+    scan_id: int | None = None
+    task_number: int | None = None
+    created_by: str | None = None
+    failure_class: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+class Jobs:
+    """The jobs of all companies; people's calls name theirs."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    # ------------------------------------------------------------ for people
+
+    def get(self, company_id: int, job_id: int) -> Job:
+        """Return one. Raises NotFoundError."""
+        with self._db.read() as conn:
+            return self._load(conn, Scoped(conn, company_id).where(t.jobs) & (t.jobs.c.id == job_id), job_id)
+
+    def find(self, job_id: int) -> Job:
+        """Return one of any company; for the platform's own work."""
+        with self._db.read() as conn:
+            return self._load(conn, t.jobs.c.id == job_id, job_id)
+
+    def page(self, company_id: int, wanted: JobFilter, *, cursor: str | None, limit: int) -> Page[Job]:
+        """Return a page, newest first."""
+        j, f = t.jobs.c, wanted
+        filters: list[sa.ColumnElement[bool]] = []
+        if f.states:
+            filters.append(j.state.in_(f.states))
+        for column, value in (
+            (j.container_id, f.container_id), (j.scan_id, f.scan_id), (t.tasks.c.number, f.task_number),
+            (t.tasks.c.algorithm_name, f.algorithm), (j.created_by, f.created_by),
+        ):  # fmt: skip
+            if value is not None:
+                filters.append(column == value)
+        if f.failure_class:
+            filters.append(j.failure["class"].as_string() == f.failure_class)
+        if f.created_after:
+            filters.append(j.created_at >= f.created_after)
+        if f.created_before:
+            filters.append(j.created_at < f.created_before)
+        with self._db.read() as conn:
+            scope = Scoped(conn, company_id)
+            return scope.page(_query(), t.jobs, filters=filters, cursor=cursor, limit=limit).map(_job)
+
+    def of_task(self, company_id: int, task_id: int) -> list[Job]:
+        """Return a task's jobs in order."""
+        with self._db.read() as conn:
+            where = Scoped(conn, company_id).where(t.jobs) & (t.jobs.c.task_id == task_id)
+            return [_job(r) for r in conn.execute(_query().where(where).order_by(t.jobs.c.id))]
+
+    def events(self, company_id: int, job_id: int) -> list[JobEventRecord]:
+        """Return the job's story, oldest first. Raises NotFoundError."""
+        with self._db.read() as conn:
+            Scoped(conn, company_id).get(t.jobs, job_id, "job")
+            rows = conn.execute(
+                sa.select(t.job_events).where(t.job_events.c.job_id == job_id).order_by(t.job_events.c.id)
+            )
+            return [
+                JobEventRecord(r.id, r.job_id, r.attempt, r.event, JobState(r.state), r.at, r.node, r.cause)
+                for r in rows
+            ]
+
+    def queue_position(self, job_id: int) -> int | None:
+        """Return how many queued jobs go before this one plus one; None when it is not queued."""
+        with self._db.read() as conn:
+            row = conn.execute(sa.select(t.jobs.c.priority, t.jobs.c.state).where(t.jobs.c.id == job_id)).one()
+            if row.state != JobState.QUEUED:
+                return None
+            before = sa.and_(
+                _QUEUED,
+                sa.or_(t.jobs.c.priority < row.priority, (t.jobs.c.priority == row.priority) & (t.jobs.c.id < job_id)),
+            )
+            return int(conn.execute(sa.select(sa.func.count()).select_from(t.jobs).where(before)).scalar_one()) + 1
+
+    def rerun(self, company_id: int, job_id: int, by: str) -> int:
+        """Queue an ended job anew, with the image and variables it had, as a new job; returns its id.
+
+        Raises NotFoundError, ConflictError.
+        """
+        with self._db.write() as conn:
+            row = Scoped(conn, company_id).get(t.jobs, job_id, "job")
+            if not JobState(row.state).is_terminal:
+                raise ConflictError(f"job {job_id} is {row.state}; only an ended job can be rerun")
+            run = conn.execute(
+                sa.select(sa.func.max(t.jobs.c.run)).where(
+                    t.jobs.c.task_id == row.task_id, t.jobs.c.scan_id == row.scan_id
+                )
+            ).scalar_one()
+            kept = (
+                "company_id", "task_id", "scan_id", "container_id", "container_name", "image_version_id",
+                "image_digest", "instance_type", "time_limit_s", "env", "slide", "retry_exit_codes", "max_model_retries", "priority",
+            )  # fmt: skip
+            values = {name: row._mapping[name] for name in kept}
+            return insert_job(
+                conn, {**values, "run": run + 1, "state": JobState.QUEUED, "created_by": by}, f"rerun of job {job_id}"
+            )
+
+    # ------------------------------------------------------------ for the dispatcher
+
+    def claim(self, limit: int, waiting_limit: int, now: datetime) -> list[Job]:
+        """Move up to `limit` queued jobs to `waiting for a node` and return them, next first.
+
+        waiting_limit: how many may wait for a node at a time. Order: priority class, then the company with the
+        fewest active jobs, then age. A company's cap on active jobs holds.
+        """
+        claimed: list[int] = []
+        with self._db.write() as conn:
+            if not self._db.is_sqlite:  # one claimer at a time: the fair share counts what others took
+                conn.execute(sa.text("SELECT pg_advisory_xact_lock(7238402)"))
+            waiting = conn.execute(
+                sa.select(sa.func.count()).select_from(t.jobs).where(t.jobs.c.state == JobState.WAITING)
+            ).scalar_one()
+            for _ in range(min(limit, waiting_limit - waiting)):
+                job_id = self._claim_one(conn, now)
+                if job_id is None:
+                    break
+                claimed.append(job_id)
+            rows = conn.execute(_query().where(t.jobs.c.id.in_(claimed)))
+            jobs = {r.id: _job(r) for r in rows}
+        return [jobs[i] for i in claimed]
+
+    def _claim_one(self, conn: sa.Connection, now: datetime) -> int | None:
+        active = (
+            sa.select(t.jobs.c.company_id, sa.func.count().label("n"))
+            .where(_ACTIVE)
+            .group_by(t.jobs.c.company_id)
+            .subquery("active")
+        )
+        n = sa.func.coalesce(active.c.n, 0)
+        queued = sa.select(sa.func.min(t.jobs.c.priority)).where(
+            _QUEUED, t.jobs.c.company_id == t.companies.c.id, t.jobs.c.not_before <= now
+        )
+        best = queued.scalar_subquery()
+        company = conn.execute(
+            sa.select(t.companies.c.id, best.label("priority"))
+            .join_from(t.companies, active, active.c.company_id == t.companies.c.id, isouter=True)
+            .where(best.is_not(None), t.companies.c.max_active_jobs.is_(None) | (n < t.companies.c.max_active_jobs))
+            .order_by(best, n, t.companies.c.id)
+            .limit(1)
+        ).first()
+        if company is None:
+            return None
+        row = conn.execute(
+            sa.select(t.jobs.c.id, t.jobs.c.attempt, t.jobs.c.company_id)
+            .where(
+                _QUEUED,
+                t.jobs.c.company_id == company.id,
+                t.jobs.c.priority == company.priority,
+                t.jobs.c.not_before <= now,
+            )
+            .order_by(t.jobs.c.id)
+            .limit(1)
+        ).one()
+        conn.execute(
+            sa.update(t.jobs)
+            .where(t.jobs.c.id == row.id)
+            .values(state=JobState.WAITING, attempt=row.attempt + 1, node=None, rejection=None, started_at=None)
+        )
+        _record(conn, row.company_id, row.id, row.attempt + 1, JobEvent.DISPATCHED, JobState.WAITING, None, "")
+        return int(row.id)
+
+    def transition(
+        self,
+        job_id: int,
+        event: JobEvent,
+        *,
+        attempt: int | None = None,
+        node: str | None = None,
+        cause: str = "",
+        failure: Failure | None = None,
+        retry_in_s: float | None = None,
+        resources: Mapping[str, Any] | None = None,
+    ) -> Change:
+        """Apply `event`. attempt: the one that says so, None for a person or the platform.
+
+        A stale attempt, or an event that comes late, changes nothing. Raises NotFoundError, TransitionError.
+        """
+        now = datetime.now(UTC)
+        with self._db.write() as conn:
+            row = conn.execute(self._db.for_update(sa.select(t.jobs).where(t.jobs.c.id == job_id))).first()
+            if row is None:
+                raise NotFoundError("job", job_id)
+            before = JobState(row.state)
+            if attempt is not None and attempt != row.attempt:
+                return Change(job_id, before, before, row.attempt)
+            try:
+                after = advance(before, event)
+            except TransitionError:
+                if event is JobEvent.CANCELLED:
+                    raise ConflictError(f"job {job_id} is {before}; it cannot be cancelled any more") from None
+                raise
+            values: dict[str, Any] = {"state": after}
+            if node:
+                values["node"] = node
+            if resources:
+                values["resources"] = dict(resources)
+            if event is JobEvent.STARTED and row.started_at is None:
+                values["started_at"] = now
+            if after.is_terminal and not before.is_terminal:
+                values["ended_at"] = now
+                values["failure"] = _failure_json(failure)
+            if event is JobEvent.RETRIED and before.is_active and failure is not None:
+                kind = "platform_failures" if failure.failure_class == "platform" else "model_failures"
+                values[kind] = row._mapping[kind] + 1
+                values["failure"] = _failure_json(failure)
+                values["not_before"] = now + timedelta(seconds=retry_in_s or 0)
+            if before is after and not (event is JobEvent.PLACED and not before.is_terminal):
+                return Change(job_id, before, after, row.attempt)
+            conn.execute(sa.update(t.jobs).where(t.jobs.c.id == job_id).values(**values))
+            _record(
+                conn,
+                row.company_id,
+                job_id,
+                row.attempt,
+                event,
+                after,
+                node,
+                cause or (failure.cause if failure else ""),
+            )
+            return Change(job_id, before, after, row.attempt)
+
+    def active(self) -> list[Job]:
+        """Return every job that an attempt should be alive for."""
+        with self._db.read() as conn:
+            return [_job(r) for r in conn.execute(_query().where(t.jobs.c.state.in_(ACTIVE)).order_by(t.jobs.c.id))]
+
+    def next_due(self) -> datetime | None:
+        """Return when the next queued job may start (backoff), None when the queue is empty."""
+        with self._db.read() as conn:
+            return conn.execute(sa.select(sa.func.min(t.jobs.c.not_before)).where(_QUEUED)).scalar()
+
+    def row(self, job_id: int) -> sa.Row[Any]:
+        """Return the raw row with what an attempt needs, sealed columns included."""
+        with self._db.read() as conn:
+            return conn.execute(
+                sa.select(
+                    t.jobs,
+                    t.tasks.c.number.label("task_number"),
+                    t.tasks.c.host,
+                    t.scans.c.number.label("scan_number"),
+                    t.scans.c.name.label("scan_name"),
+                )
+                .join_from(t.jobs, t.tasks, t.jobs.c.task_id == t.tasks.c.id)
+                .join(t.scans, t.jobs.c.scan_id == t.scans.c.id)
+                .where(t.jobs.c.id == job_id)
+            ).one()
+
+    def note_resources(self, job_id: int, attempt: int, resources: Mapping[str, Any]) -> None:
+        """Keep what an attempt used so far."""
+        with self._db.write() as conn:
+            conn.execute(
+                sa.update(t.jobs)
+                .where(t.jobs.c.id == job_id, t.jobs.c.attempt == attempt)
+                .values(resources=dict(resources))
+            )
+
+    @staticmethod
+    def _load(conn: sa.Connection, where: sa.ColumnElement[bool], job_id: int) -> Job:
+        row = conn.execute(_query().where(where)).first()
+        if row is None:
+            raise NotFoundError("job", job_id)
+        return _job(row)
+
+
+_QUEUED = sa.text(f"jobs.state = '{JobState.QUEUED}'")
+_ACTIVE = sa.text("jobs.state IN ('" + "', '".join(sorted(s.value for s in ACTIVE)) + "')")
+
+
+def _record(
+    conn: sa.Connection,
+    company_id: int,
+    job_id: int,
+    attempt: int,
+    event: JobEvent,
+    state: JobState,
+    node: str | None,
+    cause: str,
+) -> None:
+    conn.execute(
+        sa.insert(t.job_events).values(
+            company_id=company_id,
+            job_id=job_id,
+            attempt=attempt,
+            event=event,
+            state=state,
+            node=node,
+            cause=cause[:4000],
+        )
+    )
+
+
+def _query() -> sa.Select[Any]:
+    return (
+        sa.select(
+            t.jobs,
+            t.tasks.c.number.label("task_number"),
+            t.tasks.c.algorithm_name,
+            t.scans.c.number.label("scan_number"),
+        )
+        .join_from(t.jobs, t.tasks, t.jobs.c.task_id == t.tasks.c.id)
+        .join(t.scans, t.jobs.c.scan_id == t.scans.c.id)
+    )
+
+
+def _failure_json(failure: Failure | None) -> dict[str, Any] | None:
+    return None if failure is None else {**asdict(failure), "class": failure.failure_class}
+
+
+def failure_from_json(value: Mapping[str, Any] | None) -> Failure | None:
+    """Return the failure card that `transition` stored."""
+    if value is None:
+        return None
+    return Failure(
+        FailureCode(value["code"]), value["cause"], value["mend"], value.get("excerpt", ""), value.get("exit_code")
+    )
+
+
+def _job(row: sa.Row[Any]) -> Job:
+    return Job(
+        id=row.id, company_id=row.company_id, task_id=row.task_id, task_number=row.task_number, scan_id=row.scan_id,
+        scan_number=row.scan_number, algorithm_name=row.algorithm_name, container_id=row.container_id,
+        container_name=row.container_name, image_digest=row.image_digest, instance_type=row.instance_type,
+        priority=_PRIORITY[row.priority], state=JobState(row.state), attempt=row.attempt, created_by=row.created_by,
+        created_at=row.created_at, started_at=row.started_at, ended_at=row.ended_at,
+        failure=failure_from_json(row.failure), node=row.node, resources=row.resources,
+    )  # fmt: skip

@@ -1,0 +1,300 @@
+"""The tables. The migrations in ``migrations/`` make them; a test compares the two.
+
+Secrets (environment values, presigned URLs, Techcyte's tokens) are columns of type `Sealed`: encrypted at rest.
+Every row of a company carries ``company_id``; `scope.Scoped` is the one place that filters by it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator
+
+from mhs_ray.domain.states import JobState
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Utc(TypeDecorator[datetime]):
+    """A timezone-aware moment, kept as UTC on both databases."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Refuse naive times, which would mean different moments on different machines."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("naive datetime; use datetime.now(UTC)")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """SQLite forgets the zone; everything stored is UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite autoincrements INTEGER only
+Sealed = sa.LargeBinary  # written and read through `secrets.Vault`
+
+
+def _id() -> sa.Column[int]:
+    return sa.Column("id", BigId, primary_key=True, autoincrement=True)
+
+
+def _company() -> sa.Column[int]:
+    return sa.Column("company_id", BigId, sa.ForeignKey("companies.id"), nullable=False)
+
+
+def _created() -> list[sa.Column[Any]]:
+    return [
+        sa.Column("created_by", sa.Text, nullable=False),
+        sa.Column("created_at", Utc, nullable=False, default=_now),
+    ]
+
+
+def _updated() -> sa.Column[datetime]:
+    return sa.Column("updated_at", Utc, nullable=False, default=_now, onupdate=_now)
+
+
+companies = sa.Table(
+    "companies",
+    metadata,
+    _id(),
+    sa.Column("external_id", sa.Text, unique=True),  # Techcyte's company_id
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("mhs_enabled", sa.Boolean, nullable=False, default=True),
+    sa.Column("max_active_jobs", sa.Integer),
+    sa.Column("created_at", Utc, nullable=False, default=_now),
+)
+
+clients = sa.Table(
+    "clients",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    _company(),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("secret_hash", sa.Text, nullable=False),
+    sa.Column("created_at", Utc, nullable=False, default=_now),
+    sa.Column("last_used_at", Utc),
+    sa.Column("revoked_at", Utc),
+)
+
+images = sa.Table(
+    "images",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("failure_message", sa.Text, nullable=False, default=""),
+    sa.Column("current_version_id", BigId),
+    sa.Column("seen_digest", sa.Text),  # the newest pushed manifest that was looked at, good or bad
+    sa.Column("push_until", Utc),  # a push credential is good until then: whether asking the registry can pay
+    *_created(),
+    _updated(),
+    sa.UniqueConstraint("company_id", "name"),
+)
+
+image_versions = sa.Table(
+    "image_versions",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("image_id", BigId, sa.ForeignKey("images.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("registry", sa.Text, nullable=False),
+    sa.Column("repository", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("details", sa.JSON, nullable=False),
+    sa.Column("created_at", Utc, nullable=False, default=_now),
+    sa.UniqueConstraint("image_id", "number"),
+)
+
+containers = sa.Table(
+    "containers",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("image_id", BigId, sa.ForeignKey("images.id"), nullable=False),
+    sa.Column("instance_type", sa.Text, nullable=False),
+    sa.Column("env", Sealed, nullable=False),
+    sa.Column("time_limit_s", sa.Integer, nullable=False),
+    sa.Column("retry_exit_codes", sa.JSON, nullable=False, default=list),
+    sa.Column("max_model_retries", sa.Integer, nullable=False, default=0),
+    sa.Column("deleted_at", Utc),
+    *_created(),
+    _updated(),
+)
+
+algorithms = sa.Table(
+    "algorithms",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("container_id", BigId, sa.ForeignKey("containers.id")),
+    sa.Column("deleted_at", Utc),
+    *_created(),
+    _updated(),
+)
+sa.Index(
+    "uq_algorithms_name_alive",
+    algorithms.c.company_id,
+    algorithms.c.name,
+    unique=True,
+    sqlite_where=sa.text("deleted_at IS NULL"),
+    postgresql_where=sa.text("deleted_at IS NULL"),
+)
+
+scans = sa.Table(
+    "scans",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("number", sa.BigInteger),  # the contract's SCAN_ID; NULL only inside the transaction that makes it
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("failure_message", sa.Text, nullable=False, default=""),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("location", Sealed, nullable=False),  # JSON: {"urls": [...]} | {"path": ...} | {"keys": [...]}
+    sa.Column("size_bytes", sa.BigInteger),
+    sa.Column("facts", sa.JSON, nullable=False, default=dict),
+    *_created(),
+    sa.UniqueConstraint("company_id", "number"),
+)
+
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("number", sa.BigInteger),  # the integer of the contract's TASK_ID; NULL as above
+    sa.Column("case_number", sa.BigInteger),
+    sa.Column("algorithm_id", BigId, sa.ForeignKey("algorithms.id"), nullable=False),
+    sa.Column("algorithm_name", sa.Text, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("priority", sa.Text, nullable=False),
+    sa.Column("description", sa.Text, nullable=False, default=""),
+    sa.Column("techcyte_jwt", Sealed),
+    sa.Column("request", sa.JSON, nullable=False, default=dict),  # what else came along: stains, unknown keys' names
+    sa.Column("case_results", sa.JSON),
+    sa.Column("triage_category", sa.Text),
+    sa.Column("triage_score", sa.Float),
+    *_created(),
+    sa.UniqueConstraint("company_id", "number"),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("task_id", BigId, sa.ForeignKey("tasks.id"), nullable=False),
+    sa.Column("scan_id", BigId, sa.ForeignKey("scans.id"), nullable=False),
+    sa.Column("run", sa.Integer, nullable=False, default=0),  # 0, then 1 more for each rerun of (task, scan)
+    sa.Column("container_id", BigId, sa.ForeignKey("containers.id"), nullable=False),
+    sa.Column("container_name", sa.Text, nullable=False),
+    sa.Column("image_version_id", BigId, sa.ForeignKey("image_versions.id"), nullable=False),
+    sa.Column("image_digest", sa.Text, nullable=False),
+    sa.Column("instance_type", sa.Text, nullable=False),
+    sa.Column("time_limit_s", sa.Integer, nullable=False),
+    sa.Column("env", Sealed, nullable=False),  # as it was when the task was made
+    sa.Column("slide", Sealed, nullable=False),  # {"urls": [...], "zip": url|null} or {} to sign the scan anew
+    sa.Column("retry_exit_codes", sa.JSON, nullable=False, default=list),
+    sa.Column("max_model_retries", sa.Integer, nullable=False, default=0),
+    sa.Column("priority", sa.SmallInteger, nullable=False),  # 0 goes first
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False, default=0),
+    sa.Column("platform_failures", sa.Integer, nullable=False, default=0),
+    sa.Column("model_failures", sa.Integer, nullable=False, default=0),
+    sa.Column("not_before", Utc, nullable=False, default=_now),
+    sa.Column("node", sa.Text),
+    sa.Column("failure", sa.JSON),
+    sa.Column("rejection", sa.JSON),  # the newest results request of this attempt that was refused
+    sa.Column("resources", sa.JSON, nullable=False, default=dict),
+    sa.Column("started_at", Utc),  # of the newest attempt's container
+    sa.Column("ended_at", Utc),
+    *_created(),
+    sa.UniqueConstraint("task_id", "scan_id", "run"),
+)
+_queued = sa.text(f"state = '{JobState.QUEUED}'")  # a literal, so that both planners use the partial index
+sa.Index(
+    "ix_jobs_queue",
+    jobs.c.priority,
+    jobs.c.company_id,
+    jobs.c.id,
+    sqlite_where=_queued,
+    postgresql_where=_queued,
+)
+sa.Index("ix_jobs_company_state", jobs.c.company_id, jobs.c.state, jobs.c.id)
+_active = sa.text("state IN ('" + "', '".join(sorted(s.value for s in JobState if s.is_active)) + "')")
+sa.Index("ix_jobs_active", jobs.c.company_id, jobs.c.id, sqlite_where=_active, postgresql_where=_active)
+
+job_events = sa.Table(
+    "job_events",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("job_id", BigId, sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("at", Utc, nullable=False, default=_now),
+    sa.Column("node", sa.Text),
+    sa.Column("cause", sa.Text, nullable=False, default=""),
+)
+
+results = sa.Table(
+    "results",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("task_id", BigId, sa.ForeignKey("tasks.id"), nullable=False),
+    sa.Column("scan_id", BigId, sa.ForeignKey("scans.id"), nullable=False),
+    sa.Column("run", sa.Integer, nullable=False, default=0),
+    sa.Column("job_id", BigId, sa.ForeignKey("jobs.id")),
+    sa.Column("attempt", sa.Integer, nullable=False, default=0),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("report", sa.JSON),  # `results` minus external_url
+    sa.Column("external_url", sa.Text),
+    sa.Column("case_results", sa.JSON),
+    sa.Column("qc_fail_reasons", sa.JSON),
+    sa.Column("qc_touched", sa.Boolean, nullable=False, default=False),
+    sa.Column("workflow", sa.JSON),
+    sa.Column("summary", sa.JSON, nullable=False, default=dict),
+    sa.Column("body_key", sa.Text, nullable=False),  # blob: the whole ScanResult as posted, GeoJSON included
+    sa.Column("created_at", Utc, nullable=False, default=_now),
+    sa.UniqueConstraint("task_id", "scan_id", "run"),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("at", Utc, nullable=False, default=_now),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+)

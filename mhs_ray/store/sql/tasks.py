@@ -1,0 +1,245 @@
+"""Submissions: a task and its jobs, made in one transaction, once per (company, task id)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from mhs_ray.domain.errors import Fault, InvalidInputError, NotFoundError
+from mhs_ray.domain.ids import OWN_IDS_FROM
+from mhs_ray.domain.models import Priority, Provider, ScanStatus, Task
+from mhs_ray.domain.states import JobState
+from mhs_ray.store.sql import tables as t
+from mhs_ray.store.sql.catalog import insert_scan
+from mhs_ray.store.sql.database import Database
+from mhs_ray.store.sql.scope import Page, Scoped
+
+PRIORITY_RANK = {Priority.CLINICAL: 0, Priority.RESEARCH: 1}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedScan:
+    """A scan of a submission: one that is registered (by row id), or Techcyte's number with its presigned URLs."""
+
+    id: int | None = None
+    number: int | None = None
+    urls: tuple[str, ...] = field(default=(), repr=False)
+    path: str = ""  # where in the request it stands, for faults
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A task to be made. algorithm: id, or names to look up; number None: the next of ours."""
+
+    company_id: int
+    by: str
+    origin: str
+    host: str
+    scans: tuple[RequestedScan, ...]
+    algorithm_id: int | None = None
+    algorithm_names: tuple[tuple[str, str], ...] = ()  # (JSON path, name or id) in order of preference
+    number: int | None = None
+    case_number: int | None = None
+    priority: Priority = Priority.CLINICAL
+    description: str = ""
+    techcyte_jwt: str | None = field(default=None, repr=False)
+    request: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The task that now exists. created: False when it was there before and nothing was added."""
+
+    task: Task
+    job_ids: tuple[int, ...]
+    created: bool
+
+
+class Tasks:
+    """Tasks as rows."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def submit(self, submission: Submission) -> Submitted:
+        """Commit a task and its jobs. The same number again adds nothing. Raises InvalidInputError."""
+        with self._db.write() as conn:
+            return self.submit_in(conn, submission)
+
+    def submit_in(self, conn: sa.Connection, s: Submission) -> Submitted:
+        """`submit` inside a transaction that commits several."""
+        scope = Scoped(conn, s.company_id)
+        if s.number is not None:
+            known = conn.execute(sa.select(t.tasks).where(scope.where(t.tasks), t.tasks.c.number == s.number)).first()
+            if known is not None:
+                return Submitted(_task(known), self._job_ids(conn, known.id), created=False)
+        algorithm, container, image = self._resolve(scope, s)
+        scan_rows = self._scans(scope, s)
+        values = {
+            "company_id": s.company_id, "number": s.number, "case_number": s.case_number,
+            "algorithm_id": algorithm.id, "algorithm_name": algorithm.name, "origin": s.origin, "host": s.host,
+            "priority": s.priority, "description": s.description, "request": dict(s.request), "created_by": s.by,
+            "techcyte_jwt": self._db.vault.seal(s.techcyte_jwt) if s.techcyte_jwt else None,
+        }  # fmt: skip
+        key = conn.execute(sa.insert(t.tasks).values(**values)).inserted_primary_key
+        assert key is not None
+        task_id = int(key[0])
+        if s.number is None:
+            conn.execute(sa.update(t.tasks).where(t.tasks.c.id == task_id).values(number=OWN_IDS_FROM + task_id))
+        job_ids = []
+        for scan_id, urls in scan_rows:
+            job = {
+                "company_id": s.company_id, "task_id": task_id, "scan_id": scan_id, "run": 0,
+                "container_id": container.id, "container_name": container.name,
+                "image_version_id": image.current_version_id, "image_digest": image.digest,
+                "instance_type": container.instance_type, "time_limit_s": container.time_limit_s,
+                "env": container.env, "slide": self._db.vault.seal({"urls": list(urls)} if urls else {}),
+                "retry_exit_codes": container.retry_exit_codes, "max_model_retries": container.max_model_retries,
+                "priority": PRIORITY_RANK[s.priority], "state": JobState.QUEUED, "created_by": s.by,
+            }  # fmt: skip
+            job_ids.append(insert_job(conn, job, "submitted"))
+        row = conn.execute(sa.select(t.tasks).where(t.tasks.c.id == task_id)).one()
+        return Submitted(_task(row), tuple(job_ids), created=True)
+
+    def get(self, company_id: int, number: int) -> Task:
+        """Return the task by the number that the contract calls it. Raises NotFoundError."""
+        with self._db.read() as conn:
+            return _task(task_row(Scoped(conn, company_id), number))
+
+    def page(
+        self, company_id: int, *, cursor: str | None, limit: int, algorithm_id: int | None, origin: str | None
+    ) -> Page[Task]:
+        """Return a page, newest first."""
+        filters = []
+        if algorithm_id is not None:
+            filters.append(t.tasks.c.algorithm_id == algorithm_id)
+        if origin:
+            filters.append(t.tasks.c.origin == origin)
+        with self._db.read() as conn:
+            return (
+                Scoped(conn, company_id)
+                .page(sa.select(t.tasks), t.tasks, filters=filters, cursor=cursor, limit=limit)
+                .map(_task)
+            )
+
+    @staticmethod
+    def _job_ids(conn: sa.Connection, task_id: int) -> tuple[int, ...]:
+        return tuple(
+            conn.execute(sa.select(t.jobs.c.id).where(t.jobs.c.task_id == task_id).order_by(t.jobs.c.id)).scalars()
+        )
+
+    @staticmethod
+    def _resolve(scope: Scoped, s: Submission) -> tuple[sa.Row[Any], sa.Row[Any], Any]:
+        algorithm, path = _find_algorithm(scope, s)
+        if algorithm.provider != Provider.MHS:
+            raise InvalidInputError.at(
+                path,
+                f"case algorithm {algorithm.name!r} is provided by {algorithm.provider!r}, not by the {Provider.MHS}",
+            )
+        container = scope.conn.execute(
+            sa.select(t.containers).where(scope.where(t.containers), t.containers.c.id == algorithm.container_id)
+        ).first()
+        if container is None:
+            raise InvalidInputError.at(
+                path, f"case algorithm {algorithm.name!r} has no runnable container; set one first"
+            )
+        image = scope.conn.execute(
+            sa.select(t.images.c.current_version_id, t.image_versions.c.digest)
+            .join_from(t.images, t.image_versions, t.images.c.current_version_id == t.image_versions.c.id)
+            .where(t.images.c.id == container.image_id)
+        ).one()
+        return algorithm, container, image
+
+    def _scans(self, scope: Scoped, s: Submission) -> list[tuple[int, tuple[str, ...]]]:
+        faults: list[Fault] = []
+        found: list[tuple[int, tuple[str, ...]]] = []
+        for wanted in s.scans:
+            query = sa.select(t.scans).where(scope.where(t.scans))
+            query = query.where(
+                t.scans.c.id == wanted.id if wanted.id is not None else t.scans.c.number == wanted.number
+            )
+            row = scope.conn.execute(query).first()
+            if row is None and wanted.urls:
+                row_id = insert_scan(
+                    scope.conn, self._db, s.company_id, s.by, name=f"scan {wanted.number}", source="url",
+                    location={"urls": list(wanted.urls)}, status=ScanStatus.READY, number=wanted.number,
+                )  # fmt: skip
+                found.append((row_id, wanted.urls))
+            elif row is None:
+                faults.append(
+                    Fault(wanted.path, f"there is no scan {wanted.id if wanted.id is not None else wanted.number}")
+                )
+            elif row.status != ScanStatus.READY and not wanted.urls:
+                what = row.failure_message or f"it is {row.status}"
+                faults.append(Fault(wanted.path, f"scan {row.id} ({row.name}) cannot be used: {what}"))
+            elif any(row.id == known for known, _ in found):
+                faults.append(Fault(wanted.path, f"scan {row.id} is named twice"))
+            else:
+                found.append((row.id, wanted.urls))
+        if faults:
+            raise InvalidInputError(faults)
+        return found
+
+
+def task_row(scope: Scoped, number: int) -> sa.Row[Any]:
+    """Return the row of a task by its number. Raises NotFoundError."""
+    row = scope.conn.execute(sa.select(t.tasks).where(scope.where(t.tasks), t.tasks.c.number == number)).first()
+    if row is None:
+        raise NotFoundError("task", number)
+    return row
+
+
+def insert_job(conn: sa.Connection, values: Mapping[str, Any], cause: str) -> int:
+    """Insert a queued job and the first line of its story; returns its id."""
+    key = conn.execute(sa.insert(t.jobs).values(**values)).inserted_primary_key
+    assert key is not None
+    job_id = int(key[0])
+    conn.execute(
+        sa.insert(t.job_events).values(
+            company_id=values["company_id"],
+            job_id=job_id,
+            attempt=0,
+            event="submitted",
+            state=JobState.QUEUED,
+            cause=cause,
+        )
+    )
+    return job_id
+
+
+def _find_algorithm(scope: Scoped, s: Submission) -> tuple[sa.Row[Any], str]:
+    query = sa.select(t.algorithms).where(scope.where(t.algorithms))
+    if s.algorithm_id is not None:
+        row = scope.conn.execute(query.where(t.algorithms.c.id == s.algorithm_id)).first()
+        if row is None:
+            raise InvalidInputError.at("$.algorithm_id", f"there is no case algorithm {s.algorithm_id}")
+        return row, "$.algorithm_id"
+    named = [(path, name) for path, name in s.algorithm_names if name]
+    for path, name in named:
+        match = t.algorithms.c.name == name
+        if name.isascii() and name.isdigit():
+            match |= t.algorithms.c.id == int(name[:18])
+        row = scope.conn.execute(query.where(match).order_by(t.algorithms.c.name != name)).first()
+        if row is not None:
+            return row, path
+    if named:
+        path, name = named[0]
+        raise InvalidInputError.at(path, f"there is no case algorithm with the name or id {name[:80]!r}")
+    only = list(scope.conn.execute(query.where(t.algorithms.c.provider == Provider.MHS).limit(2)))
+    if len(only) == 1:  # Techcyte leaves both empty when nothing is set on the case algorithm
+        return only[0], "$.model_name"
+    raise InvalidInputError.at(
+        "$.model_name",
+        "no model is named and there is not exactly one case algorithm of the Model Hosting Service to take; "
+        "set the model name on the case algorithm in Techcyte to the name of one here",
+    )
+
+
+def _task(row: sa.Row[Any]) -> Task:
+    return Task(
+        row.id, row.company_id, row.number, row.case_number, row.algorithm_id, row.algorithm_name, row.origin,
+        Priority(row.priority), row.description, row.created_by, row.created_at,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Who calls: API clients, tokens of attempts, and the secrets behind them."""

@@ -1,0 +1,1 @@
+"""The platform on one machine: its files, its processes, what it needs."""

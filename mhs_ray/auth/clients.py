@@ -1,0 +1,59 @@
+"""API clients: an id and a secret that is shown once and kept as an argon2 hash."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import threading
+import time
+from typing import Final
+
+from argon2 import PasswordHasher
+from argon2.exceptions import VerificationError
+
+from mhs_ray.domain.errors import UnauthenticatedError
+from mhs_ray.domain.models import Principal
+from mhs_ray.store.sql.clients import Clients
+
+_HASHER: Final = PasswordHasher()
+_REMEMBER_S: Final = 60.0  # how long a verified secret, or a revocation, may lag
+_WRONG: Final = "the client id or the client secret is wrong, or the client was revoked"
+
+
+def new_client() -> tuple[str, str, str]:
+    """Return (id, secret, hash of the secret) of a fresh client."""
+    secret = secrets.token_urlsafe(32)
+    return f"mhs-{secrets.token_hex(8)}", secret, _HASHER.hash(secret)
+
+
+class ClientVerifier:
+    """Checks id and secret. argon2 is slow by design, so a good answer is remembered for a minute as a keyed digest."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._pepper = os.urandom(32)
+        self._known: dict[str, tuple[bytes, float, Principal]] = {}
+        self._lock = threading.Lock()
+
+    def verify(self, client_id: str, secret: str) -> Principal:
+        """Return who this is. Raises UnauthenticatedError, the same for every cause."""
+        digest = hmac.digest(self._pepper, f"{client_id}\0{secret}".encode(), hashlib.sha256)
+        known = self._known.get(client_id)
+        if known and known[1] > time.monotonic() and hmac.compare_digest(known[0], digest):
+            return known[2]
+        found = self._clients.lookup(client_id)
+        if found is None:
+            raise UnauthenticatedError(_WRONG)
+        principal, hashed = found
+        try:
+            _HASHER.verify(hashed, secret)
+        except VerificationError:
+            raise UnauthenticatedError(_WRONG) from None
+        self._clients.used(client_id)
+        with self._lock:
+            if len(self._known) > 10_000:
+                self._known.clear()
+            self._known[client_id] = (digest, time.monotonic() + _REMEMBER_S, principal)
+        return principal

@@ -76,7 +76,11 @@ class ContainerStatus:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """Facts of the engine on this node. missing: what it cannot enforce, as sentences for ``mhs doctor``."""
+    """Facts of the engine on this node. missing: what it cannot enforce, as sentences for ``mhs doctor``.
+
+    host_uid, host_gid: who the container's own root (podman) or user (Docker) is on the node, hence who must own
+    a folder that is mounted writable.
+    """
 
     name: str
     version: str
@@ -86,6 +90,8 @@ class EngineInfo:
     user_namespace: bool
     gpus: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    host_uid: int = 0
+    host_gid: int = 0
 
 
 @dataclass(frozen=True, slots=True)

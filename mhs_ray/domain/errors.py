@@ -11,9 +11,12 @@
     ├── OverloadedError         come back later                          (503)
     ├── TransitionError         an event that a job's state cannot take
     ├── EngineError             podman or Docker failed
+    │   └── ExecError           the image's entrypoint is missing or not executable
     ├── RegistryError           the OCI registry failed or refused
     ├── AdmissionError          an image that must not run here
     ├── BlobError               the blob store failed
+    │   ├── BlobNotFoundError   no blob under this key
+    │   └── BlobsFullError      quota or disk is full                    (507)
     ├── SlideError              a slide that cannot be opened or read
     │   └── SlideFetchError     a slide whose bytes cannot be had
     └── SandboxError            isolation that cannot be set up on this node
@@ -113,6 +116,13 @@ class EngineError(MhsError):
         return f"{self.engine} could not {self.operation}: {self.detail}"
 
 
+class ExecError(EngineError):
+    """The container's program could not be executed: not found, not executable, or for another platform.
+
+    The image's fault, not the engine's.
+    """
+
+
 class RegistryError(MhsError):
     """The OCI registry failed or refused."""
 
@@ -130,6 +140,28 @@ class AdmissionError(MhsError):
 
 class BlobError(MhsError):
     """The blob store failed, or has no such key."""
+
+
+class BlobNotFoundError(BlobError):
+    """There is no blob under this key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"there is no blob {self.key}"
+
+
+class BlobsFullError(BlobError):
+    """The blob store takes nothing more until something is deleted; the message says which limit was met."""
+
+    def __init__(self, message: str, retry_after_s: int = 300) -> None:
+        super().__init__(message, retry_after_s)
+        self.message, self.retry_after_s = message, retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class SlideError(MhsError):

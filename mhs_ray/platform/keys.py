@@ -14,7 +14,7 @@ from mhs_ray.store.sql.secrets import Vault
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """vault: seals secret columns, newest first. tokens: kid → HS256 key, oldest first. blobs: signs local blob URLs."""
+    """vault: seals secret columns, newest first. tokens: kid → HS256 key, oldest first. blobs: signs blob URLs."""
 
     vault: tuple[bytes, ...] = field(repr=False)
     tokens: dict[str, bytes] = field(repr=False)

@@ -10,7 +10,7 @@ MAX_NAME = 200
 
 
 def clean_name(name: str, path: str = "$.name") -> str:
-    """Return `name` without outer blanks. Raises InvalidInputError when it is empty, too long or has control characters."""
+    """Return `name` without outer blanks. Raises InvalidInputError when it is empty, too long or unprintable."""
     name = name.strip()
     if not name:
         raise InvalidInputError.at(path, "a name is needed")

@@ -19,7 +19,7 @@ _WEBHOOK_KEYS: Final = frozenset(
 
 
 def from_webhook(who: Principal, body: Mapping[str, Any], host: str) -> Submission:
-    """Read Techcyte's webhook (techcyte-contract §2). Unknown keys are tolerated. Raises InvalidInputError with all faults."""
+    """Read Techcyte's webhook (techcyte-contract §2); unknown keys are tolerated. Raises InvalidInputError."""
     faults: list[Fault] = []
     number = _id(body, "task_id", "task", faults, needed=True)
     case_number = _id(body, "case_id", "humanCase", faults, needed=False)

@@ -52,6 +52,4 @@ class Clients:
     def used(self, client_id: str) -> None:
         """Note that the client was just used."""
         with self._db.write() as conn:
-            conn.execute(
-                sa.update(t.clients).where(t.clients.c.id == client_id).values(last_used_at=datetime.now(UTC))
-            )
+            conn.execute(sa.update(t.clients).where(t.clients.c.id == client_id).values(last_used_at=datetime.now(UTC)))

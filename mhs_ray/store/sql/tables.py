@@ -283,7 +283,8 @@ results = sa.Table(
     sa.Column("qc_touched", sa.Boolean, nullable=False, default=False),
     sa.Column("workflow", sa.JSON),
     sa.Column("summary", sa.JSON, nullable=False, default=dict),
-    sa.Column("body_key", sa.Text, nullable=False),  # blob: the whole ScanResult as posted, GeoJSON included
+    sa.Column("geojson_key", sa.Text),  # blob: the FeatureCollection as it was posted
+    sa.Column("features", sa.Integer, nullable=False, default=0),
     sa.Column("created_at", Utc, nullable=False, default=_now),
     sa.UniqueConstraint("task_id", "scan_id", "run"),
 )

@@ -208,8 +208,8 @@ class Admission:
 
     digest: of the one linux/amd64 manifest that is to be promoted; where a multi-platform index was pushed it
     differs from the digest that was asked for. size_bytes: compressed, config included.
-    details: JSON for people: architecture, os, uncompressed_size, layers [{digest, size, created_by}], entrypoint, cmd, workdir,
-    user, labels, env_names, volumes, setuid_files, warnings, and ca_bundles (absolute paths in the image).
+    details: JSON for people: architecture, os, uncompressed_size, layers [{digest, size, created_by}], entrypoint, cmd,
+    workdir, user, labels, env_names, volumes, setuid_files, warnings, and ca_bundles (absolute paths in the image).
     """
 
     digest: str
@@ -218,7 +218,7 @@ class Admission:
 
 
 class ImageRegistry(Protocol):
-    """Quarantine and trusted repositories of image definitions. Every method raises RegistryError when the registry fails."""
+    """Quarantine and trusted repositories of image definitions. Raises RegistryError when the registry fails."""
 
     def push_access(self, image_id: int, company_id: int, expires_at: datetime) -> PushAccess:
         """Return target and credential for pushing to this definition, good until `expires_at` and for nothing else."""

@@ -1,0 +1,88 @@
+"""Listening sockets inside another process's network namespace, served from this one.
+
+The container has no network at all, only ``lo``; what listens there is held by a process on the node that dials
+from the node's own namespace. Nothing is routed, so nothing can be routed around.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Thread
+
+from mhs_ray.domain.errors import SandboxError
+from mhs_ray.sandbox import _netns_helper as helper
+
+
+def listeners(pid: int, ports: Sequence[int]) -> dict[int, socket.socket]:
+    """Return port → a non-blocking socket listening on 127.0.0.1 in the network namespace of process `pid`.
+
+    Works as root and, for a rootless engine, as the user who runs it. Raises SandboxError.
+    """
+    wanted = list(dict.fromkeys(ports))
+    try:
+        try:
+            sockets = _in_thread(pid, wanted)
+        except PermissionError:
+            sockets = _in_helper(pid, wanted)
+    except (OSError, RuntimeError) as e:
+        raise SandboxError(
+            f"cannot listen in the network of process {pid}: {e}. The process that runs attempts must be root "
+            f"or, with a rootless engine, the user who owns it (it is user {os.getuid()})"
+        ) from e
+    return dict(zip(wanted, sockets, strict=True))
+
+
+def _in_thread(pid: int, ports: Sequence[int]) -> list[socket.socket]:
+    # A namespace belongs to a thread: this one ends with the call, so no other ever runs in there.
+    result: Future[list[socket.socket]] = Future()
+
+    def enter() -> None:
+        try:
+            net = helper.open_net(pid)
+            try:
+                helper.setns(net, helper.CLONE_NEWNET)
+            finally:
+                os.close(net)
+            result.set_result(helper.open_here(ports))
+        except BaseException as e:
+            result.set_exception(e)
+
+    thread = Thread(target=enter, name=f"netns-{pid}", daemon=True)
+    thread.start()
+    thread.join()
+    return result.result()
+
+
+def _in_helper(pid: int, ports: Sequence[int]) -> list[socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-I", str(Path(helper.__file__)), str(theirs.fileno()), str(pid), *map(str, ports)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        ours.settimeout(10)
+        try:
+            message, fds, _, _ = socket.recv_fds(ours, 500, len(ports))
+        except TimeoutError:
+            process.kill()
+            raise
+        finally:
+            process.wait()
+    sockets = [socket.socket(fileno=fd) for fd in fds]
+    if len(sockets) != len(ports):
+        for opened in sockets:
+            opened.close()
+        raise RuntimeError(message.decode(errors="replace") or "its helper ended without an answer")
+    for opened in sockets:
+        opened.setblocking(False)
+    return sockets

@@ -1,0 +1,280 @@
+"""Everything around one attempt's container on its node, as one thing that opens and closes.
+
+::
+
+    root/NAME/                   0700
+      private/  ca.pem sign.key  the attempt's CA and URL key: kept, since a running container trusts them already
+      shared/   hosts resolv.conf trust.pem   mounted into the container, read-only
+      uploads/  debug            what the container put, out of its own sight
+      scratch.ext4, scratch/     its writable places
+
+A container without any network (the *pause* container) holds the network namespace; our proxy listens inside. When the
+process that opened a sandbox dies, opening it again under the same name finds all this and goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from mhs_ray.domain.errors import EngineError, SandboxError
+from mhs_ray.ports import ContainerEngine, ContainerSpec, ContainerStatus, Limits, Mount
+from mhs_ray.sandbox.files import FileServer
+from mhs_ray.sandbox.http import HttpServer
+from mhs_ray.sandbox.local import LocalHosts
+from mhs_ray.sandbox.netns import listeners
+from mhs_ray.sandbox.proxy import Proxy, ProxyLimits, Resolve
+from mhs_ray.sandbox.routes import FILES_HOST, PROXY_PORT, DirectRoute, LocalRoute, RouteTable, results_route
+from mhs_ray.sandbox.scratch import Scratch, open_scratch, remove_folder
+from mhs_ray.sandbox.state import private_folder, private_key, write_shared
+from mhs_ray.sandbox.tls import SYSTEM_ROOTS, AttemptCa, trust_bundle
+
+_T = TypeVar("_T")
+
+log = logging.getLogger(__name__)
+
+DEFAULT_DEBUG_BYTES: Final = 2 << 30
+_TRUST_TARGET: Final = "/etc/mhs/trust.pem"
+_START_S: Final = 120
+_PAUSE_LIMITS: Final = Limits(cpus=0.2, memory_bytes=64 << 20, pids=64, shm_bytes=1 << 20, open_files=1024)
+_TRUST_VARIABLES: Final = (
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+    "AWS_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What one attempt's sandbox has to be.
+
+    name: of the attempt on this node; the pause container is called ``NAME-net``. labels: of the pause container.
+    pause_image: image id whose process sleeps. host: HOST of the contract. gateway_url: base of our API for this node.
+    direct: hosts outside that it may reach as well. owner: node's user id of the container's root.
+    ca_bundles: trust stores inside the image to cover.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    pause_image: str
+    host: str
+    gateway_url: str
+    scratch_bytes: int
+    direct: Sequence[DirectRoute] = ()
+    owner: int = 0
+    ca_bundles: Sequence[str] = ()
+    max_debug_bytes: int = DEFAULT_DEBUG_BYTES
+    proxy_limits: ProxyLimits | None = None
+
+
+class Sandbox:
+    """One attempt's surroundings; a context manager. Raises SandboxError or EngineError, and then leaves nothing.
+
+    root: folder on the node for all sandboxes. on_denied: told of each blocked target once, from another thread.
+    """
+
+    def __init__(
+        self,
+        engine: ContainerEngine,
+        spec: SandboxSpec,
+        root: Path,
+        on_denied: Callable[[str], None],
+        resolve: Resolve | None = None,
+    ) -> None:
+        self._engine, self._spec, self._on_denied, self._resolve = engine, spec, on_denied, resolve
+        if "/" in spec.name or spec.name in ("", ".", ".."):
+            raise SandboxError(f"{spec.name!r} is no name for a sandbox")
+        self._folder = root.resolve() / spec.name
+        self._table = RouteTable(
+            [results_route(spec.host, spec.gateway_url), LocalRoute(FILES_HOST, None), *spec.direct]
+        )
+        self._files: FileServer | None = None
+        self._proxy: Proxy | None = None
+        self._scratch: Scratch | None = None
+        self._pause: Thread | None = None
+
+    @property
+    def network_of(self) -> str:
+        """Name of the container whose network the model container joins."""
+        return f"{self._spec.name}-net"
+
+    def open(self) -> Self:
+        """Set everything up, or take over what an earlier process of this attempt left running."""
+        try:
+            self._open()
+        except OSError as e:
+            self._close_quietly()
+            raise SandboxError(f"the sandbox below {self._folder} cannot be set up: {e}") from e
+        except BaseException:
+            self._close_quietly()
+            raise
+        return self
+
+    def _open(self) -> None:
+        private = private_folder(private_folder(self._folder) / "private")
+        uploads = private_folder(self._folder / "uploads")
+        self._files = FileServer(private_key(private / "sign.key"), uploads, self._spec.max_debug_bytes)
+        self._files.accept("debug")
+        ca = AttemptCa.open(private, self._table.local_hosts)
+        self._write_shared(ca)
+        self._scratch = open_scratch(self._folder, self._spec.scratch_bytes, self._spec.owner)
+        limits = self._spec.proxy_limits or ProxyLimits()
+        server = HttpServer(LocalHosts(self._table, self._files), limits.head_s)
+        tls = ca.server_context(self._table.local_hosts)
+        self._proxy = Proxy(self._table, server, tls, self._on_denied, limits, self._resolve)
+        self._proxy.start(listeners(self._hold_network(), (PROXY_PORT, 80, *self._table.tls_ports)))
+
+    def _write_shared(self, ca: AttemptCa) -> None:
+        shared = self._folder / "shared"
+        shared.mkdir(mode=0o755, exist_ok=True)
+        names = " ".join(("localhost", *self._table.hosts))
+        write_shared(shared / "hosts", f"127.0.0.1 {names}\n".encode())
+        write_shared(shared / "resolv.conf", b"# no name service: see /etc/hosts\n")
+        bundle = shared / "trust.pem"
+        if not bundle.exists() or ca.certificate_pem not in bundle.read_bytes():
+            write_shared(bundle, trust_bundle(ca))
+
+    def _hold_network(self) -> int:
+        """Start (or adopt) the pause container and return its process id on the node."""
+        spec = ContainerSpec(
+            name=self.network_of,
+            image=self._spec.pause_image,
+            env={},
+            labels=self._spec.labels,
+            limits=_PAUSE_LIMITS,
+        )
+        settled = Event()
+        started: list[ContainerStatus] = []
+        failures: list[BaseException] = []
+
+        def on_started(status: ContainerStatus) -> None:
+            started.append(status)
+            settled.set()
+
+        def run() -> None:
+            try:
+                self._engine.run(spec, lambda _stream, _data: None, on_started)
+            except Exception as e:
+                failures.append(e)
+                if started:
+                    log.warning("the pause container %s is out of sight: %s", spec.name, e)
+            finally:
+                settled.set()
+
+        self._pause = Thread(target=run, name=f"mhs-pause-{self._spec.name}", daemon=True)
+        self._pause.start()
+        if not settled.wait(_START_S):
+            raise SandboxError(f"the pause container {spec.name} did not start within {_START_S} s")
+        if not started:
+            if failures and isinstance(failures[0], EngineError):
+                raise failures[0]
+            raise SandboxError(
+                f"the pause container {spec.name} ended at once: {failures[0] if failures else 'no error'}"
+            )
+        pid = started[0].pid
+        if pid is None:
+            raise SandboxError(f"the pause container {spec.name} has no process; remove it and retry")
+        return pid
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]:
+        """What the model container needs mounted: names, trust (also over the image's own stores), writable places."""
+        shared = self._folder / "shared"
+        trust_targets = dict.fromkeys((_TRUST_TARGET, *SYSTEM_ROOTS[:2], *self._spec.ca_bundles))
+        return (
+            Mount(shared / "hosts", "/etc/hosts"),
+            Mount(shared / "resolv.conf", "/etc/resolv.conf"),
+            *(Mount(shared / "trust.pem", target) for target in trust_targets),
+            *_opened(self._scratch).mounts,
+        )
+
+    @property
+    def tmpfs(self) -> Mapping[str, int]:
+        """Target → bytes of the model container's places in memory."""
+        return _opened(self._scratch).tmpfs
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Variables of the model container; they must win over the container's own."""
+        proxy = f"http://127.0.0.1:{PROXY_PORT}"
+        variables = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": ""}
+        variables |= {name.lower(): value for name, value in variables.items()}
+        return {**variables, **dict.fromkeys(_TRUST_VARIABLES, _TRUST_TARGET), "HOME": "/tmp"}  # noqa: S108
+
+    def slide_url(self, path: Path, filename: str, expires_in_s: float, *, name: str = "slide") -> str:
+        """Serve the file at `path` to the container; return the signed URL it is reached by.
+
+        name: of the object, ``slide`` or ``slide-zip``. After a takeover give each again; its URLs stay good.
+        """
+        files = _opened(self._files)
+        files.publish(name, path, filename)
+        return files.url(name, "GET", time.time() + expires_in_s)
+
+    def debug_url(self, expires_in_s: float) -> str:
+        """Return the signed URL to which the container may PUT its debug zip."""
+        return _opened(self._files).url("debug", "PUT", time.time() + expires_in_s)
+
+    @property
+    def debug_file(self) -> Path | None:
+        """The debug zip if the container has put one; gone after `close`."""
+        return _opened(self._files).uploaded("debug")
+
+    @property
+    def denied(self) -> Mapping[str, int]:
+        """How often each blocked target was tried."""
+        return dict(self._proxy.denied) if self._proxy else {}
+
+    def detach(self) -> None:
+        """Stop serving but leave all in place for another process to `open`."""
+        if self._proxy is not None:
+            self._proxy.stop()
+
+    def close(self) -> None:
+        """Remove everything, the pause container too. Nothing happens a second time. Remove the model container before.
+
+        Raises EngineError or SandboxError when something could not be removed; the rest is removed all the same.
+        """
+        self.detach()
+        failure: Exception | None = None
+        try:
+            self._engine.remove(self.network_of)
+        except EngineError as e:
+            failure = e
+        if self._pause is not None:
+            self._pause.join(timeout=10)
+        try:
+            remove_folder(self._folder)
+        except OSError as e:
+            failure = failure or SandboxError(f"{self._folder} cannot be removed: {e}; the next sweep tries again")
+        if failure is not None:
+            raise failure
+
+    def _close_quietly(self) -> None:
+        with suppress(EngineError, SandboxError):
+            self.close()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _opened(part: _T | None) -> _T:
+    if part is None:
+        raise SandboxError("the sandbox is not open")
+    return part

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mhs_ray.domain.errors import SlideError
+from mhs_ray.slides.isolated import IsolationLimits, run_isolated, serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +77,44 @@ def _unpack(archive: Path, into: Path, limits: ArchiveLimits) -> list[Path]:
     if not files:
         raise SlideError("not-a-slide", f"{archive.name} is a zip without files")
     return files
+
+
+def unpack_series_isolated(
+    archive: Path, into: Path, limits: ArchiveLimits | None = None, isolation: IsolationLimits | None = None
+) -> list[Path]:
+    """Do `unpack_series` in a process of its own: a zip's directory alone can be made to fill a memory."""
+    limits = limits or ArchiveLimits()
+    arguments = [str(archive.absolute()), str(into.absolute()), json.dumps(asdict(limits))]
+    isolation = isolation or IsolationLimits(timeout_s=1800, cpu_s=1800, memory_bytes=2 << 30)
+    try:
+        answer = run_isolated("mhs_ray.slides.archive", archive.name, arguments, isolation)
+    except BaseException:
+        shutil.rmtree(into, ignore_errors=True)
+        raise
+    return [into / str(name) for name in answer["files"]]
+
+
+def unpacked_bytes_isolated(archive: Path, isolation: IsolationLimits | None = None) -> int:
+    """Return how many bytes `archive` says it holds; `unpack_series` stops where it said too little."""
+    isolation = isolation or IsolationLimits(timeout_s=60, cpu_s=60, memory_bytes=2 << 30)
+    return int(run_isolated("mhs_ray.slides.archive", archive.name, [str(archive.absolute())], isolation)["bytes"])
+
+
+def _declared(archive: Path) -> int:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return sum(m.file_size for m in opened.infolist())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise SlideError("truncated", f"{archive.name} is a damaged or cut off zip ({str(error)[:120]})") from None
+
+
+def _main(arguments: list[str]) -> int:
+    archive = Path(arguments[1])
+    if len(arguments) == 2:
+        return serve(arguments, archive.name, lambda: {"bytes": _declared(archive)})
+    into, limits = Path(arguments[2]), ArchiveLimits(**json.loads(arguments[3]))
+    return serve(arguments, archive.name, lambda: {"files": [p.name for p in unpack_series(archive, into, limits)]})
+
+
+if __name__ == "__main__":
+    raise SystemExit(_main(sys.argv[1:]))

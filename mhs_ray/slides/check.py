@@ -7,31 +7,22 @@ memory without harm, which is how files of strangers are checked: decoders are C
 from __future__ import annotations
 
 import json
-import logging
-import resource
-import signal
-import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import mhs_ray
 from mhs_ray.domain.errors import SlideError
 from mhs_ray.slides.geometry import Level0Point, PixelSize
+from mhs_ray.slides.isolated import IsolationLimits, run_isolated, serve
 from mhs_ray.slides.open import open_slide
 from mhs_ray.slides.reader import LevelFacts, SlideFacts, SlideReader
 from mhs_ray.slides.sniff import Kind, sniff
 from mhs_ray.slides.thumbnail import thumbnail, thumbnail_cost
 from mhs_ray.slides.tiff_check import StructureLimits, check_structure
 
-log = logging.getLogger(__name__)
-
 _PROBE: Final = 256
 _THUMBNAIL: Final = PixelSize(512, 512)
-_MAX_OUTPUT: Final = 1 << 20
-_NEEDED_MEMORY: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,76 +81,17 @@ def _probe(reader: SlideReader, index: int, level: LevelFacts) -> None:
 def check_slide_isolated(path: Path, limits: CheckLimits | None = None) -> SlideFacts:
     """Do `check_slide` in a process of its own, bounded by `limits`, with an empty environment.
 
-    Raises what `check_slide` raises; a crash, a hang or too much memory is ``unreadable``.
+    Raises what `check_slide` raises; a crash, a hang or too much memory is ``unreadable`` or ``bomb``.
     """
     limits = limits or CheckLimits()
-    root = Path(mhs_ray.__file__).resolve().parents[1]
-    command = [sys.executable, "-P", "-m", "mhs_ray.slides.check", str(path.absolute()), json.dumps(asdict(limits))]
-    with tempfile.TemporaryDirectory(prefix="mhs-check-") as scratch:
-        environment = {"PYTHONPATH": str(root), "LC_ALL": "C.UTF-8", "HOME": scratch, "TMPDIR": scratch}
-        try:
-            done = subprocess.run(
-                command,
-                env=environment,
-                cwd=scratch,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=limits.timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise SlideError(
-                "unreadable", f"{path.name} could not be read in {limits.timeout_s:g} s; it is damaged or hostile"
-            ) from None
-    answer = _answer(done.stdout)
-    if "facts" in answer:
-        return SlideFacts.from_json(answer["facts"])
-    if "reason" in answer:
-        raise SlideError(str(answer["reason"]), str(answer["message"]))
-    log.warning(
-        "checking %s ended with %d: %s", path.name, done.returncode, done.stderr[-2000:].decode("utf-8", "replace")
-    )
-    raise SlideError("unreadable", f"{path.name} {_died(done.returncode)}; the file is damaged or hostile")
-
-
-def _answer(stdout: bytes) -> dict[str, Any]:
-    """The last line is ours; decoders may have written before it."""
-    lines = stdout[-_MAX_OUTPUT:].strip().splitlines()
-    try:
-        answer = json.loads(lines[-1]) if lines else {}
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
-
-
-def _died(code: int) -> str:
-    if code == -signal.SIGXCPU or code == -signal.SIGKILL:
-        return "took too much processor time or memory to read"
-    if code < 0:
-        return f"crashed its decoder ({signal.Signals(-code).name})"
-    return "took too much memory to read or broke its decoder"
+    bounds = IsolationLimits(limits.timeout_s, limits.cpu_s, limits.memory_bytes)
+    arguments = [str(path.absolute()), json.dumps(asdict(limits))]
+    return SlideFacts.from_json(run_isolated("mhs_ray.slides.check", path.name, arguments, bounds))
 
 
 def _main(arguments: list[str]) -> int:
-    """Entry of the isolated process: one JSON object on the last line of standard output."""
-    path, limits = Path(arguments[0]), CheckLimits(**json.loads(arguments[1]))
-    memory = max(limits.memory_bytes, _NEEDED_MEMORY)
-    for what, amount in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, limits.cpu_s),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(what)[1]
-        amount = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
-        resource.setrlimit(what, (amount, amount))
-    try:
-        answer: dict[str, Any] = {"facts": check_slide(path, limits).to_json()}
-    except SlideError as error:
-        answer = {"reason": error.reason, "message": error.message}
-    except MemoryError:
-        answer = {"reason": "bomb", "message": f"{path.name} takes more than {memory >> 30} GiB of memory to read"}
-    sys.stdout.write("\n" + json.dumps(answer) + "\n")
-    return 0
+    path, limits = Path(arguments[1]), CheckLimits(**json.loads(arguments[2]))
+    return serve(arguments, path.name, lambda: check_slide(path, limits).to_json())
 
 
 if __name__ == "__main__":

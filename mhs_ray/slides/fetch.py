@@ -138,6 +138,9 @@ def revalidate(
     """
     limits, policy = limits or FetchLimits(), policy or UrlPolicy()
     policy.check_url(url)
+    if urlsplit(url).scheme == "file":
+        file = policy.check_file(url)
+        return file.is_file() and _file_etag(file) == etag
     with client(policy, limits, tls) as http:
         for attempt in range(limits.retries + 1):
             try:
@@ -356,4 +359,10 @@ def _copy(source: Path, dest: Path, limits: FetchLimits, on_progress: OnProgress
             digest.update(piece)
             done += len(piece)
             on_progress(done, total)
-    return FetchResult(done, None, None, digest.hexdigest())
+    return FetchResult(done, _file_etag(source), None, digest.hexdigest())
+
+
+def _file_etag(path: Path) -> str:
+    """What changes when a file does, for `revalidate`."""
+    facts = path.stat()
+    return f'"{facts.st_ino:x}-{facts.st_mtime_ns:x}-{facts.st_size:x}"'

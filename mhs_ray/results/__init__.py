@@ -1,0 +1,1 @@
+"""What containers post: checked, summed up, exported, drawn (techcyte-contract §3)."""

@@ -92,7 +92,8 @@ def located(feature: Feature) -> Mapping[str, Any] | None:
 
 
 def rectangle(x0: float, y0: float, x1: float, y1: float) -> dict[str, Any]:
-    """Return a Polygon."""
+    """Return a Polygon; a side beyond 1e300, which could not be written, is cut there."""
+    x0, y0, x1, y1 = (min(max(v, -1e300), 1e300) for v in (x0, y0, x1, y1))
     return {"type": "Polygon", "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]]}
 
 

@@ -9,7 +9,8 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NoReturn
+from json.scanner import make_scanner
+from typing import Any, Final, NoReturn, cast
 
 from mhs_ray.domain.errors import Fault, InvalidInputError
 
@@ -21,7 +22,8 @@ MAX_FAULTS: Final = 100
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
-_scan_once: Final = json.JSONDecoder().scan_once  # NaN and Infinity pass here, so that `flaw` can name their place
+_scan_once: Final = make_scanner(cast(Any, json.JSONDecoder()))
+# NaN and Infinity pass there, so that `flaw` can name their place.
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 

@@ -97,7 +97,7 @@ class _Pen:
             return False
         xs, ys = zip(*places, strict=True)
         w, h, edge = *self._size, 4 * self._width
-        return max(xs) >= -edge and max(ys) >= -edge and min(xs) <= w + edge and min(ys) <= h + edge
+        return bool(max(xs) >= -edge and max(ys) >= -edge and min(xs) <= w + edge and min(ys) <= h + edge)
 
     def _points(self, positions: Sequence[Sequence[float]], color: Rgb) -> None:
         r = 2 * self._width

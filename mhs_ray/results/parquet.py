@@ -97,7 +97,7 @@ def _flush(writer: pq.ParquetWriter, rows: list[dict[str, Any]]) -> int:
 
 def _geo(kinds: set[str], total: list[float]) -> dict[str, Any]:
     covering = {"bbox": {name: ["bbox", name] for name in ("xmin", "ymin", "xmax", "ymax")}}
-    column = {"encoding": "WKB", "geometry_types": sorted(kinds), "crs": None, "covering": covering}
+    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": sorted(kinds), "crs": None, "covering": covering}
     if total:
         column["bbox"] = total
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}

@@ -17,7 +17,7 @@ from mhs_ray.results.jsonwalk import Faults
 
 
 def _raise(faults: Faults) -> None:
-    """Hand our faults, with paths relative to the field, through pydantic (see `schema.faults_of`)."""
+    """Hand our faults, with paths relative to the field, through pydantic (see `violations.add_faults`)."""
     if faults.count:
         raise PydanticCustomError("faults", "is not valid GeoJSON", {"faults": faults})
 

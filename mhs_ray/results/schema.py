@@ -1,9 +1,9 @@
-"""The body of ``POST /api/v3/external/results/{task_id}``: wire types for the OpenAPI page, and `parse_results`.
+"""The body of ``POST /api/v3/external/results/{task_id}``, checked whole by `parse_results`.
 
 What is decided here where the contract is silent:
 
 - One body names a scan once. Techcyte would make two evaluations of two entries; one scan of one job has one result.
-- ``caseResults``, ``results``, ``geojson``, ``workflow`` and its fields may be null, which says the same as leaving them out.
+- ``caseResults``, ``results``, ``geojson``, ``workflow`` and its fields may be null: the same as leaving them out.
 - ``ruo`` is also taken as ``"True"`` or ``"False"``, as Techcyte's own published example has it.
 - A ``report`` beside ``workflow`` instead of in it is held to the same rules if it has a ``type``, and used.
 - ``triage`` needs both its fields, or is null.
@@ -15,63 +15,18 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError, WithJsonSchema
+from pydantic import ValidationError
 
 from mhs_ray.results.geojson import GeoJson, check_collection_type, check_feature
 from mhs_ray.results.jsonwalk import Cursor, Faults, canonical, decode, kind, step
-from mhs_ray.results.reports import REPORT, REPORT_TYPES, Number, Report, Wire
+from mhs_ray.results.reports import REPORT
+from mhs_ray.results.violations import add_faults
+from mhs_ray.results.wire import ResultsBody
 
 _BATCH = 256
 _MAX_TYPES = 1000
-
-_GEOJSON_SCHEMA = {
-    "type": ["object", "null"],
-    "description": "FeatureCollection in level-0 pixels; every feature needs properties.annotation_type",
-    "properties": {"type": {"const": "FeatureCollection"}, "features": {"type": "array", "items": {"type": "object"}}},
-}
-
-
-class TriageBody(Wire):
-    """What the worklist shows in its triage column."""
-
-    category: str
-    score: Number
-
-
-class CaseResults(Wire):
-    """Results over all scans; any keys, `triage` is special."""
-
-    triage: TriageBody | None = None
-
-
-class WorkflowBody(Wire):
-    """Results as one of Techcyte's workflow widgets."""
-
-    model_name: str | None = None
-    provider: str | None = None
-    ruo: bool | Literal["True", "False"] | None = None
-    key: str | None = None
-    value: str | None = None
-    report: Report | None = None
-
-
-class ScanResultBody(Wire):
-    """Results of one scan."""
-
-    scan_id: Annotated[str, Field(alias="scanId", pattern="^[0-9]{1,40}$")]
-    results: dict[str, Any] | None = None
-    geojson: Annotated[Any, WithJsonSchema(_GEOJSON_SCHEMA)] = None
-    qc_fail_reasons: Annotated[list[str] | None, Field(alias="qcFailReasons")] = None
-    workflow: WorkflowBody | None = None
-
-
-class ResultsBody(Wire):
-    """What a model container posts when it is done."""
-
-    case_results: Annotated[CaseResults | None, Field(alias="caseResults")] = None
-    scan_results: Annotated[list[ScanResultBody], Field(alias="scanResults")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,52 +251,3 @@ def _validate(validate: Any, value: object, path: str, faults: Faults) -> None:
         validate(value)
     except ValidationError as e:
         add_faults(e, path, faults)
-
-
-def add_faults(error: ValidationError, path: str, faults: Faults) -> None:
-    """Add what pydantic found, as faults with exact JSON paths and our words."""
-    for found in error.errors(include_url=False):
-        at = path
-        for i, part in enumerate(found["loc"]):
-            # pydantic names the member of a union between the steps of the path; those are not in the JSON
-            if part in REPORT_TYPES and (i == 0 or found["loc"][i - 1] == "report"):
-                continue
-            if i and found["loc"][i - 1] == "ruo" and len(found["loc"]) == i + 1:
-                continue
-            at += step(part)
-        given = found["input"]
-        match found["type"]:
-            case "faults":
-                inner: Faults = found["ctx"]["faults"]
-                for fault in inner.listed:
-                    faults.add(at + fault.path, fault.message)
-            case "missing":
-                faults.add(at, "is missing; add it")
-            case "union_tag_invalid" | "union_tag_not_found":
-                tag = given.get("type") if type(given) is dict else None
-                said = f"is {tag[:60]!r}" if type(tag) is str else "is missing" if tag is None else f"is {kind(tag)}"
-                faults.add(f"{at}.type", f"must be one of {', '.join(REPORT_TYPES)}, {said}")
-            case "bool_type" if at.endswith(".ruo"):
-                faults.add(at, f"must be true or false, is {kind(given)}")
-            case "literal_error" if at.endswith(".ruo"):
-                pass  # said by bool_type
-            case "string_pattern_mismatch":
-                faults.add(at, f'must be a numeric string such as "8946136", is {given[:60]!r}')
-            case "finite_number":
-                pass  # `flaw` names it
-            case "float_type" if type(given) is int:
-                faults.add(at, "is too large a number")
-            case other:
-                wanted = _WANTED.get(other)
-                faults.add(at, f"must be {wanted}, is {kind(given)}" if wanted else found["msg"])
-
-
-_WANTED = {
-    "string_type": "a string",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "list_type": "an array",
-    "dict_type": "an object",
-    "model_type": "an object",
-    "model_attributes_type": "an object",
-}

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from mhs_ray.results.jsonwalk import Cursor, Faults, decode, kind, step
 from mhs_ray.results.reports import Number, Wire
-from mhs_ray.results.schema import add_faults
+from mhs_ray.results.violations import add_faults
 
 
 class CasePatchBody(Wire):

@@ -31,8 +31,9 @@ def draw_overlay(
     origin: level-0 position of its top-left corner. features: checked ones, as a FeatureCollection or a stream.
     """
     base = Image.fromarray(np.ascontiguousarray(thumbnail))
-    layer = Image.new("RGBA", base.size, (0, 0, 0, 0))
-    pen = _Pen(layer, downsample, origin)
+    # Two layers, as Pillow draws over and does not blend: a later area must not wipe out earlier lines and points.
+    fills, lines = (Image.new("RGBA", base.size, (0, 0, 0, 0)) for _ in range(2))
+    pen = _Pen(fills, lines, downsample, origin)
     stream: Iterable[dict[str, Any]] = features["features"] if isinstance(features, Mapping) else features
     for whole in stream:
         for feature in expand_heatmap(whole):
@@ -40,7 +41,8 @@ def draw_overlay(
             if geometry is not None:
                 is_contour = "contour_index" in (feature.get("properties") or {})
                 pen.draw(geometry, label_of(feature).color, _HEATMAP_ALPHA if is_contour else _FILL_ALPHA)
-    return Image.alpha_composite(base.convert("RGBA"), layer).convert("RGB")
+    filled = Image.alpha_composite(base.convert("RGBA"), fills)
+    return Image.alpha_composite(filled, lines).convert("RGB")
 
 
 def crop_overlay(
@@ -54,11 +56,11 @@ def crop_overlay(
 
 
 class _Pen:
-    def __init__(self, layer: Image.Image, downsample: float, origin: tuple[float, float]) -> None:
-        self._draw = ImageDraw.Draw(layer)
+    def __init__(self, fills: Image.Image, lines: Image.Image, downsample: float, origin: tuple[float, float]) -> None:
+        self._fill, self._draw = ImageDraw.Draw(fills), ImageDraw.Draw(lines)
         self._scale, self._origin = 1 / downsample, origin
-        self._size = layer.size
-        self._width = max(1, round(min(layer.size) / 250))
+        self._size = lines.size
+        self._width = max(1, round(min(lines.size) / 200))
 
     def draw(self, geometry: Mapping[str, Any], color: Rgb, alpha: int) -> None:
         match geometry["type"]:
@@ -119,7 +121,7 @@ class _Pen:
             self._points([rings[0][0]], color)  # a cell on a thumbnail: too small to outline
             return
         if len(outer) > 2 and len(rings) == 1:
-            self._draw.polygon(outer, fill=(*color, alpha))
+            self._fill.polygon(outer, fill=(*color, alpha))
         for ring in rings:  # holes are outlined, not filled, so that an area with holes gets no fill at all
             places = self._place(ring)
             for a, b in pairwise([*places, *places[:1]]):

@@ -206,3 +206,12 @@ def test_a_close_up_shows_what_lies_in_it() -> None:
     assert image.getpixel((5, 50)) == (255, 255, 255)
     away = crop_overlay(white(100, 100), (5000, 5000), 2, [square])
     assert away.getcolors() == [(10_000, (255, 255, 255))]
+
+
+def test_a_later_area_does_not_wipe_out_what_lies_in_it() -> None:
+    shapes = [
+        feature({"type": "Point", "coordinates": [200, 200]}),
+        feature({"type": "Polygon", "coordinates": SQUARE}),
+    ]
+    both = draw_overlay(white(50, 60), 10, shapes)
+    assert both.getpixel((20, 20)) != draw_overlay(white(50, 60), 10, shapes[1:]).getpixel((20, 20))

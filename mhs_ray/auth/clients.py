@@ -22,6 +22,11 @@ _REMEMBER_S: Final = 60.0  # how long a verified secret, or a revocation, may la
 _WRONG: Final = "the client id or the client secret is wrong, or the client was revoked"
 
 
+def hash_secret(secret: str) -> str:
+    """Return the argon2 hash that is kept of a secret."""
+    return _HASHER.hash(secret)
+
+
 def new_client() -> tuple[str, str, str]:
     """Return (id, secret, hash of the secret) of a fresh client."""
     secret = secrets.token_urlsafe(32)

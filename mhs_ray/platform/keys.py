@@ -19,7 +19,6 @@ class Keys:
     vault: tuple[bytes, ...] = field(repr=False)
     tokens: dict[str, bytes] = field(repr=False)
     blobs: bytes = field(repr=False)
-    registry_push: bytes = field(repr=False)
     registry_events: str = field(repr=False)
     ray: str = field(repr=False)
     client_id: str
@@ -51,7 +50,6 @@ def load_keys(folder: Path) -> Keys:
             vault=tuple(read("vault", Vault.new_key()).split()),
             tokens={kid: bytes.fromhex(key) for kid, _, key in (line.partition(":") for line in tokens.split())},
             blobs=bytes.fromhex(read("blobs", secrets.token_hex(32).encode()).decode()),
-            registry_push=bytes.fromhex(read("registry-push", secrets.token_hex(32).encode()).decode()),
             registry_events=read("registry-events", secrets.token_urlsafe(32).encode()).decode(),
             ray=read("ray-token", secrets.token_hex(32).encode()).decode(),
             client_id=read("client-id", f"mhs-{secrets.token_hex(8)}".encode()).decode(),

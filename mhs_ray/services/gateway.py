@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from mhs_ray.auth.tokens import AttemptIdentity
 from mhs_ray.domain.errors import ForbiddenError, InvalidInputError
 from mhs_ray.domain.ids import parse_id
 from mhs_ray.domain.models import Principal
 from mhs_ray.ports import BlobStore
-from mhs_ray.results.export import summary
+from mhs_ray.results.evaluations import EvaluationRow, evaluations_wire
 from mhs_ray.results.schema import ScanResult, parse_results
+from mhs_ray.results.summary import scan_summary
 from mhs_ray.results.triage import parse_case_patch
-from mhs_ray.store.sql.results import NewResult, Poster, Results, StoredResult
+from mhs_ray.store.sql.results import NewResult, Poster, Results
 
 
 class GatewayService:
@@ -54,12 +56,15 @@ class GatewayService:
     def patch_case(self, poster: Poster, body: bytes) -> None:
         """Set triage fields of the case. Raises InvalidInputError."""
         patch = parse_case_patch(body)
-        self._results.patch_case(poster, patch)
+        self._results.patch_case(poster, {k: v for k, v in asdict(patch).items() if v is not None})
 
-    def evaluations(self, poster: Poster) -> Sequence[StoredResult]:
-        """Return every evaluation of the task's case."""
+    def evaluations(self, poster: Poster) -> list[dict[str, Any]]:
+        """Return every evaluation of the task's case in the contract's words."""
         self._results.posting(poster)
-        return self._results.of_case(poster.company_id, poster.task_number)
+        return evaluations_wire(
+            EvaluationRow(r.id, r.scan_number, r.case_number, r.task_number, r.report, r.external_url, r.case_results)
+            for r in self._results.of_case(poster.company_id, poster.task_number)
+        )
 
     def _new(self, poster: Poster, scan: ScanResult) -> NewResult:
         key = None
@@ -77,7 +82,7 @@ class GatewayService:
             external_url=scan.external_url,
             qc_fail_reasons=scan.qc_fail_reasons,
             workflow=scan.workflow,
-            summary=summary(scan),
+            summary=scan_summary(scan),
             geojson_key=key,
             features=scan.geojson.count if scan.geojson else 0,
         )

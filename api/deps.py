@@ -1,0 +1,94 @@
+"""What every route needs: the services, who calls, and bodies of bounded size."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request
+
+from api.errors import TooLargeError
+from mhs_ray.auth.tokens import AttemptIdentity
+from mhs_ray.domain.errors import ForbiddenError, UnauthenticatedError
+from mhs_ray.domain.models import Principal
+from mhs_ray.services.core import Core
+
+
+def core_of(request: Request) -> Core:
+    """Return the services of this replica."""
+    core: Core = request.app.state.core
+    return core
+
+
+CoreDep = Annotated[Core, Depends(core_of)]
+
+
+def basic_credentials(header: str) -> tuple[str, str]:
+    """Return (user, password) of a Basic header. Raises UnauthenticatedError."""
+    try:
+        user, colon, password = base64.b64decode(header[6:].strip(), validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        colon = ""
+    if not colon:
+        raise UnauthenticatedError("the Basic authorization header is malformed: it is base64 of id:secret")
+    return user, password
+
+
+def caller(request: Request, core: CoreDep) -> AttemptIdentity | Principal:
+    """Return who calls, by Bearer token or by Basic id:secret. Raises UnauthenticatedError."""
+    header = request.headers.get("authorization", "")
+    scheme = header[:7].lower()
+    if scheme == "bearer ":
+        return core.tokens.verify(header[7:].strip())
+    if scheme.startswith("basic "):
+        return core.verifier.verify(*basic_credentials(header))
+    raise UnauthenticatedError(
+        "no credential: send Authorization: Bearer <token>, or Basic with a client's id and secret"
+    )
+
+
+CallerDep = Annotated[AttemptIdentity | Principal, Depends(caller)]
+
+
+def principal(who: CallerDep) -> Principal:
+    """Return the client that calls; a model container has no business here."""
+    if isinstance(who, AttemptIdentity):
+        raise ForbiddenError("the token of a model container is good for posting its results only")
+    return who
+
+
+def writer(who: Annotated[Principal, Depends(principal)]) -> Principal:
+    """Return the client that calls if it may change things."""
+    if not who.may_write:
+        raise ForbiddenError("a viewer can look but not change anything")
+    return who
+
+
+WhoDep = Annotated[Principal, Depends(principal)]
+WriterDep = Annotated[Principal, Depends(writer)]
+CursorQuery = Annotated[str | None, Query(description="`next_cursor` of the page before", max_length=100)]
+LimitQuery = Annotated[int, Query(ge=1, le=500, description="items per page")]
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the whole body. Raises TooLargeError beyond `limit` bytes, at once where the length is told."""
+    told = request.headers.get("content-length")
+    if told and told.isdigit() and int(told) > limit:
+        raise TooLargeError(f"the body has {told} bytes; at most {limit} are taken")
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limit:
+            raise TooLargeError(f"the body has more than {limit} bytes")
+    return bytes(body)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI entries of the problem documents a route can answer with; 401 and 422 always."""
+    from api.errors import Problem
+
+    return {
+        status: {"model": Problem, "description": "problem document (RFC 9457)"}
+        for status in sorted({401, 403, 422, *statuses})
+    }

@@ -1,0 +1,90 @@
+"""Health, problem pages, and what the registry calls: its token realm and its notifications."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from typing import Annotated, Any
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from api import schemas as s
+from api.deps import CoreDep, basic_credentials, read_body
+from api.errors import KINDS
+from mhs_ray.domain.errors import NotFoundError, UnauthenticatedError
+
+router = APIRouter()
+
+
+@router.get("/healthz", tags=["platform"], summary="Is this replica alive?")
+async def healthz() -> dict[str, str]:
+    """Answers as long as the replica can answer at all."""
+    return {"status": "ok"}
+
+
+@router.get(
+    "/readyz",
+    tags=["platform"],
+    summary="Can the platform do its work?",
+    responses={503: {"model": s.HealthOut, "description": "a part is missing"}},
+)
+async def readyz(request: Request) -> JSONResponse:
+    """Asks the database, the blob store, the registry and the dispatcher now."""
+    parts: dict[str, str] = await request.app.state.readiness()
+    ready = all(state == "ok" for state in parts.values())
+    return JSONResponse(s.HealthOut(ready=ready, parts=parts).model_dump(), 200 if ready else 503)
+
+
+@router.get("/problems/{slug}", include_in_schema=False)
+def problem_page(slug: str) -> PlainTextResponse:
+    """What a problem's ``type`` leads to."""
+    for kind in KINDS:
+        if kind.slug == slug:
+            return PlainTextResponse(
+                f"{kind.title} (HTTP {kind.status}). The `detail` and `errors` of the answer say more.\n"
+            )
+    raise NotFoundError("problem", slug)
+
+
+@router.get("/registry/token", include_in_schema=False)
+@router.post("/registry/token", include_in_schema=False)
+async def registry_token(
+    request: Request,
+    core: CoreDep,
+    service: Annotated[str | None, Query()] = None,
+    scope: Annotated[list[str] | None, Query()] = None,
+    authorization: Annotated[str | None, Header()] = None,
+) -> dict[str, Any]:
+    """The registry's realm: trades the password of a ``docker login`` for a bearer token (OCI distribution, auth.token)."""
+    scopes = scope or []
+    if authorization and authorization[:6].lower() == "basic ":
+        user, password = basic_credentials(authorization)
+    else:  # OAuth2 form of the same, as Docker and containerd send it
+        form = parse_qs((await read_body(request, 64 * 1024)).decode("utf-8", "replace"))
+        user, password = form.get("username", [""])[0], form.get("password", form.get("refresh_token", [""]))[0]
+        service, scopes = form.get("service", [service])[0], form.get("scope", scopes)
+    if not password:
+        raise UnauthenticatedError("log in first: the password is in the image's Docker Push Instructions")
+    return await run_in_threadpool(core.registry_tokens.token_response, user, password, service, scopes)
+
+
+@router.post("/registry/events", include_in_schema=False)
+async def registry_events(
+    request: Request, core: CoreDep, authorization: Annotated[str | None, Header()] = None
+) -> Response:
+    """The registry says that something was pushed: a hint to ask it, nothing more."""
+    told = (authorization or "").removeprefix("Bearer ")
+    if not hmac.compare_digest(told.encode(), core.keys.registry_events.encode()):
+        raise UnauthenticatedError("not the registry")
+    events = json.loads(await read_body(request, 4 << 20)).get("events", [])
+    ids = set()
+    for event in events:
+        kind, _, number = str(event.get("target", {}).get("repository", "")).partition("/")
+        if event.get("action") == "push" and kind == "quarantine" and number.isdigit():
+            ids.add(int(number))
+    if ids:
+        request.app.state.pushed(sorted(ids))
+    return Response(status_code=204)

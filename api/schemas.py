@@ -1,0 +1,392 @@
+"""Wire types of ``/v1``. Ids are integers; times are RFC 3339 in UTC; sizes are bytes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from mhs_ray.domain import models as m
+from mhs_ray.domain.env import EnvVar
+from mhs_ray.domain.failures import FailureClass, FailureCode
+from mhs_ray.domain.states import JobState
+
+T = TypeVar("T")
+MAX_ROW_ID = (1 << 53) - 1
+RowId = Annotated[int, Field(ge=1, le=MAX_ROW_ID)]
+
+
+def _no_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("a NUL character cannot be part of a text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+
+
+class Wire(BaseModel):
+    """Answers are read from the domain's own values."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Body(BaseModel):
+    """Requests take no unknown keys: a misspelt one is a fault."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PageOut(Wire, Generic[T]):
+    """A piece of a list, newest first."""
+
+    items: list[T]
+    next_cursor: str | None = Field(description="give it back as `cursor` for the next piece; null at the end")
+
+
+# ------------------------------------------------------------ instance types
+
+
+class InstanceTypeOut(Wire):
+    """An AWS GPU instance type that a runnable container can ask for."""
+
+    name: str = Field(examples=["g4dn.xlarge"])
+    vcpu: int
+    memory_gb: int
+    gpu: str = Field(examples=["T4"])
+    vram_gb: int
+
+
+# ------------------------------------------------------------ images
+
+
+class ImageIn(Body):
+    """A new image definition, or its new name."""
+
+    name: Text = Field(examples=["Mitosis detector"])
+
+
+class ImageVersionOut(Wire):
+    """A pushed and checked state of an image."""
+
+    id: int
+    number: int
+    digest: str = Field(examples=["sha256:4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"])
+    size_bytes: int
+    details: dict[str, Any] = Field(description="architecture, layers, labels, entrypoint, warnings …")
+    created_at: datetime
+
+
+class ImageOut(Wire):
+    """An image definition."""
+
+    id: int
+    name: str
+    status: m.ImageStatus
+    failure_message: str
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+    current: ImageVersionOut | None = Field(description="the newest version that runs; null before the first push")
+
+
+class PushVariantOut(Wire):
+    """Another way to push."""
+
+    title: str
+    commands: list[str]
+
+
+class PushInstructionsOut(Wire):
+    """Docker Push Instructions: four commands, with a credential that is good until `expires_at`."""
+
+    registry: str
+    repository: str
+    tag: str
+    username: str
+    password: str
+    expires_at: datetime
+    tls: bool
+    commands: list[str]
+    variants: list[PushVariantOut]
+
+
+# ------------------------------------------------------------ containers
+
+
+class EnvVarIn(Body):
+    """One environment variable. Of a secret one that exists already the value can be left out on an update."""
+
+    name: str = Field(examples=["THRESHOLD"])
+    value: str | None = Field(None, examples=["0.5"])
+    secret: bool = False
+
+
+class EnvVarOut(Wire):
+    """One environment variable; the value of a secret one is never returned."""
+
+    name: str
+    value: str | None
+    secret: bool
+
+    @classmethod
+    def of(cls, var: EnvVar) -> EnvVarOut:
+        """Leave out what is secret."""
+        return cls(name=var.name, value=None if var.secret else var.value, secret=var.secret)
+
+
+class ContainerIn(Body):
+    """A new runnable container."""
+
+    name: Text | None = Field(None, description="display name; made from the image's name when left out")
+    image_id: RowId
+    instance_type: str = Field(examples=["g4dn.xlarge"])
+    env: list[EnvVarIn] = []
+    time_limit_s: int | None = Field(None, description="running time, seconds; the maximum (5,400) when left out")
+    retry_exit_codes: list[int] = Field([], description="exit codes after which the model asks to be run again")
+    max_model_retries: int = 0
+
+
+class ContainerPatch(Body):
+    """What to change; `env` replaces all variables."""
+
+    name: Text | None = None
+    image_id: RowId | None = None
+    instance_type: str | None = None
+    env: list[EnvVarIn] | None = None
+    time_limit_s: int | None = None
+    retry_exit_codes: list[int] | None = None
+    max_model_retries: int | None = None
+
+
+class ContainerOut(Wire):
+    """A runnable container."""
+
+    id: int
+    name: str
+    image_id: int
+    image_name: str
+    instance_type: str
+    env: list[EnvVarOut]
+    time_limit_s: int
+    retry_exit_codes: list[int]
+    max_model_retries: int
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, c: m.Container) -> ContainerOut:
+        """Leave out what is secret."""
+        return cls(
+            id=c.id, name=c.name, image_id=c.image_id, image_name=c.image_name, instance_type=c.instance_type,
+            env=[EnvVarOut.of(v) for v in c.env], time_limit_s=c.time_limit_s,
+            retry_exit_codes=list(c.retry_exit_codes), max_model_retries=c.max_model_retries,
+            created_by=c.created_by, created_at=c.created_at, updated_at=c.updated_at,
+        )  # fmt: skip
+
+
+# ------------------------------------------------------------ case algorithms
+
+
+class AlgorithmIn(Body):
+    """A new case algorithm."""
+
+    name: Text = Field(examples=["Mitosis count"])
+    provider: m.Provider = m.Provider.MHS
+    container_id: RowId | None = None
+
+
+class AlgorithmPatch(Body):
+    """What to change."""
+
+    name: Text | None = None
+    provider: m.Provider | None = None
+    container_id: RowId | None = None
+
+
+class AlgorithmOut(Wire):
+    """A case algorithm: what a person picks as "AI model"."""
+
+    id: int
+    name: str
+    provider: m.Provider
+    container_id: int | None
+    container_name: str | None
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+
+
+# ------------------------------------------------------------ scans
+
+
+class ScanIn(Body):
+    """A scan to register: by `url`, by `path` on the platform's machine, or by an upload that follows (`filename`)."""
+
+    name: Text | None = None
+    url: str | None = Field(None, description="http(s) URL of the slide, e.g. a presigned S3 URL")
+    path: str | None = Field(None, description="file or DICOM folder on the platform's machine")
+    filename: Text | None = Field(None, description="asks for an upload URL for a file of this name")
+    scan_id: str | None = Field(None, description="the contract's SCAN_ID; the next of ours when left out")
+
+
+class ScanOut(Wire):
+    """One whole slide image."""
+
+    id: int
+    scan_id: str = Field(description="the contract's SCAN_ID", examples=["8946136"])
+    name: str
+    status: m.ScanStatus
+    failure_message: str
+    source: str
+    size_bytes: int | None
+    facts: dict[str, Any] = Field(description="format, width, height, levels, mpp …; empty until the slide was opened")
+    created_by: str
+    created_at: datetime
+    upload_url: str | None = Field(None, description="PUT the file here, then POST …/complete")
+    upload_expires_at: datetime | None = None
+
+    @classmethod
+    def of(cls, s: m.Scan, upload_url: str | None = None, expires_at: datetime | None = None) -> ScanOut:
+        """Name the scan as the contract does."""
+        return cls(
+            id=s.id, scan_id=str(s.number), name=s.name, status=s.status, failure_message=s.failure_message,
+            source=s.source, size_bytes=s.size_bytes, facts=dict(s.facts), created_by=s.created_by,
+            created_at=s.created_at, upload_url=upload_url, upload_expires_at=expires_at,
+        )  # fmt: skip
+
+
+class SignedUrlOut(Wire):
+    """A URL that works until `expires_at`."""
+
+    url: str
+    expires_at: datetime
+
+
+# ------------------------------------------------------------ tasks and jobs
+
+
+class TaskIn(Body):
+    """An AI request on one or more scans."""
+
+    algorithm_id: RowId | None = None
+    algorithm: Text | None = Field(None, description="name of the case algorithm, instead of its id")
+    scan_ids: list[RowId] = Field(description="ids (`id`, not `scan_id`) of the scans")
+    task_id: str | None = Field(None, description="integer or Techcyte's base64; the same one again adds nothing")
+    case_id: str | None = Field(None, examples=["aHVtYW5DYXNlOjI0MjEzNjY="])
+    priority: m.Priority = m.Priority.CLINICAL
+    description: Text = Field("", max_length=10_000)
+
+
+class FailureOut(Wire):
+    """Why a job failed."""
+
+    failure_class: FailureClass
+    code: FailureCode
+    cause: str
+    mend: str
+    excerpt: str
+    exit_code: int | None
+
+
+class JobOut(Wire):
+    """One container on one scan of a task."""
+
+    id: int
+    state: JobState
+    task_id: str
+    scan_row_id: int
+    scan_id: str
+    algorithm_name: str
+    container_id: int
+    container_name: str
+    image_digest: str
+    instance_type: str
+    priority: m.Priority
+    attempt: int
+    node: str | None
+    failure: FailureOut | None
+    resources: dict[str, Any]
+    created_by: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    queue_position: int | None = None
+
+    @classmethod
+    def of(cls, j: m.Job, queue_position: int | None = None) -> JobOut:
+        """Name task and scan as the contract does."""
+        return cls(
+            id=j.id, state=j.state, task_id=str(j.task_number), scan_row_id=j.scan_id, scan_id=str(j.scan_number),
+            algorithm_name=j.algorithm_name, container_id=j.container_id, container_name=j.container_name,
+            image_digest=j.image_digest, instance_type=j.instance_type, priority=j.priority, attempt=j.attempt,
+            node=j.node, failure=FailureOut.model_validate(j.failure) if j.failure else None,
+            resources=dict(j.resources), created_by=j.created_by, created_at=j.created_at, started_at=j.started_at,
+            ended_at=j.ended_at, queue_position=queue_position,
+        )  # fmt: skip
+
+
+class TaskOut(Wire):
+    """An AI request."""
+
+    task_id: str = Field(examples=["185714"])
+    task_id_base64: str = Field(examples=["dGFzazoxODU3MTQ="])
+    case_id: str | None
+    algorithm_id: int
+    algorithm_name: str
+    origin: str
+    priority: m.Priority
+    description: str
+    created_by: str
+    created_at: datetime
+    jobs: list[JobOut] = []
+
+
+class SubmittedOut(Wire):
+    """What a submission led to. created: false when the same task id had come before and nothing was added."""
+
+    task_id: str
+    job_ids: list[int]
+    created: bool
+
+
+class JobEventOut(Wire):
+    """One line of a job's story."""
+
+    seq: int
+    attempt: int
+    event: str
+    state: JobState
+    at: datetime
+    node: str | None
+    cause: str
+
+
+class ScanResultOut(Wire):
+    """The result of one scan, GeoJSON left out (`features` says how many there are)."""
+
+    scan_id: str = Field(serialization_alias="scanId")
+    results: dict[str, Any] | None
+    qc_fail_reasons: list[str] | None = Field(serialization_alias="qcFailReasons")
+    workflow: dict[str, Any] | None
+    geojson: dict[str, Any] | None = None
+    features: int
+    summary: dict[str, Any]
+    job_id: int | None
+    created_at: datetime
+
+
+class ResultsOut(Wire):
+    """Results in the words of the contract."""
+
+    case_results: dict[str, Any] | None = Field(serialization_alias="caseResults")
+    scan_results: list[ScanResultOut] = Field(serialization_alias="scanResults")
+
+
+class HealthOut(Wire):
+    """Whether the platform can do its work; `parts` says which one cannot."""
+
+    ready: bool
+    parts: dict[str, str]

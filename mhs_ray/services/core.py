@@ -1,0 +1,127 @@
+"""The composition root: settings and endpoints in, services out. The only place that picks adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mhs_ray.auth.clients import ClientVerifier, hash_secret
+from mhs_ray.auth.tokens import Tokens
+from mhs_ray.domain.models import Role
+from mhs_ray.domain.settings import Settings
+from mhs_ray.platform.endpoints import Endpoints
+from mhs_ray.platform.keys import Keys, load_keys
+from mhs_ray.ports import BlobStore, ImageRegistry
+from mhs_ray.registry.client import DistributionRegistry
+from mhs_ray.registry.keys import RegistryKeys
+from mhs_ray.registry.tokens import RegistryTokens
+from mhs_ray.services.containers import AlgorithmService, ContainerService
+from mhs_ray.services.gateway import GatewayService
+from mhs_ray.services.images import ImageService
+from mhs_ray.services.jobs import JobService
+from mhs_ray.services.scans import ScanService
+from mhs_ray.slides.url_guard import UrlPolicy
+from mhs_ray.store.blobs.local import LocalBlobs, LocalLimits
+from mhs_ray.store.sql.catalog import Algorithms, Containers, Images, Scans
+from mhs_ray.store.sql.clients import Clients
+from mhs_ray.store.sql.database import Database
+from mhs_ray.store.sql.jobs import Jobs
+from mhs_ray.store.sql.results import Results
+from mhs_ray.store.sql.secrets import Vault
+from mhs_ray.store.sql.tasks import Tasks
+
+REGISTRY_ISSUER = "mhs-ray"
+REGISTRY_SERVICE = "mhs-registry"
+
+
+@dataclass(frozen=True)
+class Core:
+    """Everything a part of the platform may need, built once per process."""
+
+    settings: Settings
+    endpoints: Endpoints
+    keys: Keys
+    db: Database
+    blobs: BlobStore
+    tokens: Tokens
+    clients: Clients
+    verifier: ClientVerifier
+    registry: ImageRegistry
+    registry_tokens: RegistryTokens
+    images: ImageService
+    containers: ContainerService
+    algorithms: AlgorithmService
+    scans: ScanService
+    tasks: Tasks
+    jobs: JobService
+    gateway: GatewayService
+
+
+def url_policy(settings: Settings, endpoints: Endpoints) -> UrlPolicy:
+    """Return which URLs slides may come from: the public internet, our own blobs, and what the settings add."""
+    own = endpoints.blobs_url.split("://", 1)[-1]
+    single = settings.cluster.placement == "single"
+    return UrlPolicy(
+        allow_private=settings.slides.allow_private,
+        allow_hosts=frozenset({own, *settings.slides.allow_hosts}),
+        file_roots=settings.slides.path_roots or ((Path("/"),) if single else ()),
+    )
+
+
+def open_blobs(settings: Settings, endpoints: Endpoints, keys: Keys) -> BlobStore:
+    """Return the blob store that the settings name."""
+    if settings.blobs.kind == "local":
+        limits = LocalLimits(quota_bytes=settings.blobs.quota, min_free_bytes=settings.blobs.min_free)
+        return LocalBlobs(settings.home / "blobs", endpoints.blobs_url, keys.blobs, limits)
+    from mhs_ray.store.blobs.s3 import S3Blobs  # boto3 takes long to import
+
+    return S3Blobs.connect(
+        settings.blobs.bucket,
+        prefix=settings.blobs.prefix,
+        endpoint_url=settings.blobs.endpoint_url,
+        region=settings.blobs.region,
+    )
+
+
+def open_database(settings: Settings, keys: Keys) -> Database:
+    """Return the database, its schema up to date."""
+    db = Database(settings.sql_url, Vault(keys.vault))
+    db.migrate()
+    return db
+
+
+def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None] = lambda: None) -> Core:
+    """Build the services. wake: tells the dispatcher that there is something to do."""
+    keys = load_keys(settings.home / "keys")
+    db = open_database(settings, keys)
+    clients = Clients(db)
+    if clients.lookup(keys.client_id) is None:
+        clients.put(
+            keys.client_id, clients.ensure_company("local"), "local", Role.LAB_ADMIN, hash_secret(keys.client_secret)
+        )
+    blobs = open_blobs(settings, endpoints, keys)
+    images, results, jobs = Images(db), Results(db), Jobs(db)
+    registry_tokens = RegistryTokens(
+        RegistryKeys.load_or_create(settings.home / "keys" / "registry"), REGISTRY_ISSUER, REGISTRY_SERVICE
+    )
+    registry = DistributionRegistry(endpoints.registry, registry_tokens)
+    return Core(
+        settings=settings,
+        endpoints=endpoints,
+        keys=keys,
+        db=db,
+        blobs=blobs,
+        tokens=Tokens(keys.tokens),
+        clients=clients,
+        verifier=ClientVerifier(clients),
+        registry=registry,
+        registry_tokens=registry_tokens,
+        images=ImageService(images, registry, settings.registry.credential_life),
+        containers=ContainerService(Containers(db), images, settings.jobs.max_time_limit),
+        algorithms=AlgorithmService(Algorithms(db)),
+        scans=ScanService(Scans(db), blobs, url_policy(settings, endpoints)),
+        tasks=Tasks(db),
+        jobs=JobService(jobs, results, blobs, wake),
+        gateway=GatewayService(results, blobs),
+    )

@@ -271,8 +271,7 @@ def _outline(width: int, height: int, rng: np.random.Generator) -> NDArray[np.fl
         1 - ((x - 0.34) / 0.27) ** 2 - ((y - 0.47) / 0.36) ** 2,
         1 - ((x - 0.76) / 0.16) ** 2 - ((y - 0.57) / 0.29) ** 2,
     )
-    holes = _noise(width, height, 16, rng) > 0.62
-    field = np.where(holes, -0.2, pieces + noise)
+    field = np.minimum(pieces + noise, 2 * (0.6 - _noise(width, height, 16, rng)))
     margin = np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y)) < 0.03
     return np.where(margin, -0.3, field).astype(np.float32)
 

@@ -1,6 +1,6 @@
 """Who may do what in the registry: scopes, the passwords we hand out and the bearer tokens they buy.
 
-A *credential* is the password of a ``docker login`` (JWT, HS256, ours alone to read): a push credential is for one image
+A *credential* is the password of ``docker login`` (JWT, HS256, ours alone to read): a push credential is for one image
 definition and 12 hours, a pull credential for one trusted repository and minutes. The *realm*
 (:meth:`RegistryTokens.token_response`) trades it for a bearer token (JWT, ES256) that the registry verifies against our
 certificate. The format is that of distribution 2.8's ``auth.token``: ``x5c`` holds the DER certificate in base64,

@@ -1,0 +1,212 @@
+"""podman by its command line, as root or rootless, from version 4.3 on."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from mhs_ray.domain.errors import EngineError
+from mhs_ray.domain.models import ImageRef
+from mhs_ray.engines import capabilities, podman_run, process
+from mhs_ray.engines.capabilities import Capabilities
+from mhs_ray.engines.envfile import client_environment, write_private
+from mhs_ray.engines.oom import kernel_log_names
+from mhs_ray.engines.podman_probe import probe
+from mhs_ray.ports import ContainerEngine, ContainerSpec, ContainerStatus, EngineInfo, OnOutput, RegistryCredential
+
+log = logging.getLogger(__name__)
+
+_REMOVE_TRIES = 8
+_PULL_TIMEOUT_S = 3600.0
+
+
+class PodmanEngine(ContainerEngine):
+    """Containers by ``podman``; `args` are global arguments such as ``--root=…`` for a storage of its own."""
+
+    name = "podman"
+
+    def __init__(self, args: Sequence[str] = (), *, folder: Path | None = None) -> None:
+        self.args = tuple(args)
+        self.folder = capabilities.private_folder(folder)
+        self._lock = threading.Lock()
+        self._capabilities: Capabilities | None = None
+        self._oom_killed: set[str] = set()
+
+    @property
+    def base(self) -> list[str]:
+        """How every command line of this engine begins."""
+        return ["podman", *self.args, "--log-level=error"]
+
+    def call(self, operation: str, *args: str, timeout_s: float = 120.0, stdin: bytes | None = None) -> str:
+        """Run ``podman args`` and return its stdout. Raises EngineError."""
+        return process.call(
+            self.name, operation, [*self.base, *args], timeout_s=timeout_s, stdin=stdin, env=client_environment()
+        )
+
+    def capabilities(self) -> Capabilities:
+        """Return what this node can do; tried once per boot and remembered."""
+        with self._lock:
+            if self._capabilities is None:
+                facts = json.loads(self.call("tell about itself", "info", "--format", "json"))
+                key = (self.name, self.args, facts["version"]["Version"], facts["host"]["ociRuntime"])
+                self._capabilities = capabilities.remembered(self.folder, key, lambda: probe(self, facts))
+            return self._capabilities
+
+    def info(self) -> EngineInfo:
+        """Ask podman what it is and what it cannot enforce here."""
+        return self.capabilities().info(self.name)
+
+    def pull(self, image: ImageRef, credential: RegistryCredential | None) -> None:
+        """Make `image` present, verified by digest; plain HTTP only if the credential says so."""
+        if self._has(image):
+            return
+        with FileLock(self.folder / f"pull-{image.digest[7:]}.lock"):
+            if self._has(image):
+                return
+            with tempfile.TemporaryDirectory(prefix="mhs-pull-") as folder:
+                authfile = Path(folder, "auth.json")
+                # An empty file too: podman would else send what a person of this node once logged in with.
+                auths = (
+                    auth_entries(image.registry, credential.username, credential.password) if credential else {"auths": {}}
+                )
+                write_private(authfile, json.dumps(auths))
+                tls = credential is None or credential.tls
+                args = ["pull", "--quiet", f"--authfile={authfile}", f"--tls-verify={str(tls).lower()}", str(image)]
+                secrets = [credential.password] if credential else []
+                process.call(
+                    self.name,
+                    f"pull {image}",
+                    [*self.base, *args],
+                    timeout_s=_PULL_TIMEOUT_S,
+                    env=client_environment(),
+                    secrets=secrets,
+                )
+            if not self._has(image):
+                raise EngineError(self.name, f"pull {image}", "what came does not have this digest")
+
+    def _has(self, image: ImageRef) -> bool:
+        result = process.attempt(
+            self.name, f"look for {image}", [*self.base, "image", "inspect", str(image)], env=client_environment()
+        )
+        if result.returncode:
+            return False
+        # podman's own .Digest may differ from the registry's; RepoDigests has both.
+        found = json.loads(result.stdout)
+        return any(str(d).endswith(f"@{image.digest}") for i in found for d in i.get("RepoDigests") or ())
+
+    def run(self, spec: ContainerSpec, on_output: OnOutput, on_started: Callable[[ContainerStatus], None]) -> None:
+        """Run `spec` in its sandbox to its end; adopt the container if it is there already (see ports).
+
+        Raises ExecError when the image's program cannot be executed. An adopted container's output is what the
+        log driver kept (the last 10 MB) and all that follows; what the predecessor handed over comes again.
+        """
+        podman_run.run(self, spec, on_output, on_started)
+
+    def note_oom(self, container_id: str) -> None:
+        """Remember that the kernel killed this container, or a process of it, for its memory limit."""
+        self._oom_killed.add(container_id)
+
+    def inspect(self, name: str) -> ContainerStatus | None:
+        """Return the container of this name, None when there is none."""
+        facts = self.inspect_raw(name)
+        return None if facts is None else self.status(facts)
+
+    def inspect_raw(self, name: str) -> dict[str, Any] | None:
+        """Return podman's own description of a container, None when there is none."""
+        operation = f"inspect container {name}"
+        result = process.attempt(
+            self.name, operation, [*self.base, "container", "inspect", name], env=client_environment()
+        )
+        if result.returncode == 0:
+            found: list[dict[str, Any]] = json.loads(result.stdout)
+            # An id's beginning would match as well.
+            return next((f for f in found if f["Name"] == name or f["Id"] == name), None)
+        if b"no such container" in result.stderr.lower() or b"no such object" in result.stderr.lower():
+            return None
+        raise EngineError(self.name, operation, process.last_words(result.stderr))
+
+    def status(self, facts: Mapping[str, Any]) -> ContainerStatus:
+        """Return podman's description as the port's value."""
+        state = facts["State"]
+        running = state["Status"] in {"running", "paused", "stopping"}
+        ended = state["Status"] in {"exited", "stopped", "removing"}
+        container_id = str(facts["Id"])
+        oom = bool(state.get("OOMKilled")) or container_id in self._oom_killed
+        return ContainerStatus(
+            id=container_id,
+            name=str(facts["Name"]),
+            running=running,
+            exit_code=int(state["ExitCode"]) if ended else None,
+            oom_killed=oom or (ended and kernel_log_names(container_id)),
+            pid=int(state["Pid"]) or None if running else None,
+            labels=dict(facts["Config"].get("Labels") or {}),
+            started_at=moment(state.get("StartedAt")),
+        )
+
+    def stop(self, name: str, grace_s: float) -> None:
+        """TERM, then KILL after `grace_s`."""
+        grace = max(0, math.ceil(grace_s))
+        result = process.attempt(
+            self.name,
+            f"stop container {name}",
+            [*self.base, "stop", "--ignore", "--time", str(grace), name],
+            timeout_s=grace + 60,
+            env=client_environment(),
+        )
+        if result.returncode:
+            status = self.inspect(name)
+            if status is not None and status.running:
+                raise EngineError(self.name, f"stop container {name}", process.last_words(result.stderr))
+
+    def remove(self, name: str) -> None:
+        """Kill and remove with its anonymous volumes; returns once nothing of it is left."""
+        words = b""
+        for again in range(_REMOVE_TRIES):
+            result = process.attempt(
+                self.name,
+                f"remove container {name}",
+                [*self.base, "rm", "--force", "--ignore", "--volumes", "--time", "0", name],
+                env=client_environment(),
+            )
+            # conmon's own clean-up may run at the same time and hold the shm mount for a moment.
+            if result.returncode == 0:
+                return
+            words = result.stderr
+            time.sleep(0.1 * (again + 1))
+        raise EngineError(self.name, f"remove container {name}", process.last_words(words))
+
+    def containers(self, label: str) -> list[ContainerStatus]:
+        """Return all containers, also ended ones, that carry `label` (``key`` or ``key=value``)."""
+        ids = self.call("list containers", "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}").split()
+        if not ids:
+            return []
+        result = process.attempt(
+            self.name, "inspect containers", [*self.base, "container", "inspect", *ids], env=client_environment()
+        )
+        if result.returncode:  # one of them went away meanwhile
+            return [status for container_id in ids if (status := self.inspect(container_id)) is not None]
+        return [self.status(facts) for facts in json.loads(result.stdout)]
+
+
+def moment(text: object) -> datetime | None:
+    """Return an engine's timestamp, None for its year 1, which means never."""
+    if not isinstance(text, str) or text.startswith("0001-"):
+        return None
+    return datetime.fromisoformat(text)
+
+
+def auth_entries(registry: str, username: str, password: str) -> dict[str, Any]:
+    """Return the content of an auth file for one registry."""
+    token = base64.b64encode(f"{username}:{password}".encode()).decode()
+    return {"auths": {registry: {"auth": token}}}

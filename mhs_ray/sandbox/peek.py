@@ -92,7 +92,7 @@ def _handshake(data: bytes) -> bytes | None:
         if not 0 < length <= 1 << 14:
             raise PeekError("this is no TLS handshake")
         message += data[5 : 5 + length]
-        if message[0] != 1:
+        if message[:1] not in (b"", b"\x01"):
             raise PeekError("this is no TLS hello")
         if len(message) >= 4 and len(message) - 4 >= int.from_bytes(message[1:4], "big"):
             return message[4 : 4 + int.from_bytes(message[1:4], "big")]

@@ -8,12 +8,11 @@ address that was checked, and spliced. It runs in its own thread and event loop:
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event, Thread
@@ -21,6 +20,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mhs_ray.domain.errors import SandboxError
+from mhs_ray.sandbox.dial import Resolve, dial, resolve_by_system, splice
 from mhs_ray.sandbox.http import HttpServer
 from mhs_ray.sandbox.peek import PeekError, RequestHead, peek_head, peek_server_name
 from mhs_ray.sandbox.routes import (
@@ -29,7 +29,6 @@ from mhs_ray.sandbox.routes import (
     LocalRoute,
     Route,
     RouteTable,
-    address_allowed,
     split_authority,
 )
 
@@ -37,9 +36,6 @@ log = logging.getLogger(__name__)
 
 OnDenied = Callable[[str], None]
 """Called with ``host:port`` and a reason, once per target; holds nothing secret."""
-
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Host and port → addresses as text."""
 
 _UNRECOGNIZED_NAME: Final = b"\x15\x03\x01\x00\x02\x02\x70"  # TLS alert, fatal, unrecognized_name (RFC 6066)
 _HOP_BY_HOP: Final = frozenset({b"connection", b"keep-alive", b"te", b"trailer", b"upgrade", b"host"})
@@ -75,7 +71,7 @@ class Proxy:
         self._table, self._server, self._tls = table, server, tls
         self._on_denied = on_denied
         self._limits = limits or ProxyLimits()
-        self._resolve = resolve or _resolve
+        self._resolve = resolve or resolve_by_system
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
         self.denied: Counter[str] = Counter()
@@ -236,7 +232,7 @@ class Proxy:
                 loop = asyncio.get_running_loop()
                 await loop.sock_recv(conn, head.size)
                 await loop.sock_sendall(upstream, b"\r\n".join(lines) + b"\r\n\r\n")
-                await self._splice(conn, upstream)
+                await splice(conn, upstream, self._limits.idle_s)
 
     async def _names(self, conn: socket.socket, route: Route) -> bool:
         """Whether the TLS hello names the host that CONNECT named, or none at all."""
@@ -253,69 +249,15 @@ class Proxy:
         if isinstance(route, LocalRoute):
             await self._server.serve(conn, self._tls)
         elif upstream is not None:
-            await self._splice(conn, upstream)
+            await splice(conn, upstream, self._limits.idle_s)
 
     async def _dial(self, conn: socket.socket | None, route: DirectRoute) -> socket.socket | None:
-        """Return a connection to a checked address of `route`; else tell `conn`, which speaks HTTP, and return None."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self._limits.dial_s):
-                addresses = [ipaddress.ip_address(a) for a in await self._resolve(route.host, route.port)]
-                good = [a for a in addresses if address_allowed(a, route.networks)]
-                if len(good) < len(addresses):
-                    self._report(f"{route.host}:{route.port} (resolves to a non-public address)")
-                for address in good:
-                    upstream = socket.socket(
-                        socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_STREAM
-                    )
-                    upstream.setblocking(False)
-                    try:
-                        await loop.sock_connect(upstream, (str(address), route.port))
-                    except OSError:
-                        upstream.close()
-                    except BaseException:
-                        upstream.close()
-                        raise
-                    else:
-                        return upstream
-        except (OSError, TimeoutError, ValueError) as e:
-            log.debug("%s cannot be reached: %s", route.host, e)
-        if conn is not None:
+        """Return a connection to `route`; else tell `conn`, if that speaks HTTP, and return None."""
+        private = f"{route.host}:{route.port} (resolves to a non-public address)"
+        upstream = await dial(route, self._resolve, self._limits.dial_s, lambda: self._report(private))
+        if upstream is None and conn is not None:
             await self._answer(conn, 502, "Bad Gateway", f"{route.host} cannot be reached from this node")
-        return None
-
-    async def _splice(self, left: socket.socket, right: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        last = loop.time()
-
-        async def copy(source: socket.socket, sink: socket.socket) -> None:
-            nonlocal last
-            while data := await loop.sock_recv(source, 1 << 17):
-                last = loop.time()
-                await loop.sock_sendall(sink, data)
-                last = loop.time()
-            with suppress(OSError):
-                sink.shutdown(socket.SHUT_WR)
-
-        async def watch() -> None:
-            while True:
-                left_s = last + self._limits.idle_s - loop.time()
-                if left_s <= 0:
-                    return
-                await asyncio.sleep(left_s)
-
-        async def copy_both() -> None:
-            await asyncio.gather(copy(left, right), copy(right, left))
-
-        copies = asyncio.create_task(copy_both())
-        watcher = asyncio.create_task(watch())
-        try:
-            await asyncio.wait({copies, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            watcher.cancel()
-            copies.cancel()
-            with suppress(OSError, asyncio.CancelledError):
-                await copies
+        return upstream
 
     async def _deny(self, conn: socket.socket, target: str) -> None:
         self._report(target)
@@ -353,11 +295,6 @@ class Proxy:
             async with asyncio.timeout(1):
                 while await loop.sock_recv(conn, 1 << 16):
                     pass
-
-
-async def _resolve(host: str, port: int) -> list[str]:
-    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(info[4][0]) for info in infos]
 
 
 def _printable(text: str) -> str:

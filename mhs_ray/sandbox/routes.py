@@ -79,14 +79,14 @@ def results_route(host: str, gateway_url: str) -> LocalRoute:
 
     host: HOST of the contract, e.g. ``app.techcyte.com``; a port in it is honoured. Raises SandboxError.
     """
-    authority = split_authority(f"api.{host}", default_port=443)
+    authority = split_authority(host, default_port=443)
     name = normal_host(authority[0]) if authority else None
     if authority is None or name is None:
         raise SandboxError(f"HOST {host[:80]!r} is no host name; give something like app.techcyte.com")
     parts = urlsplit(gateway_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SandboxError("the gateway's address must be an http or https URL; set the platform's public URL")
-    return LocalRoute(name, gateway_url.rstrip("/"), authority[1], RESULTS_PREFIX)
+    return LocalRoute(f"api.{name}", gateway_url.rstrip("/"), authority[1], RESULTS_PREFIX)
 
 
 class RouteTable:

@@ -26,11 +26,12 @@ from typing import Final, Self, TypeVar
 
 from mhs_ray.domain.errors import EngineError, SandboxError
 from mhs_ray.ports import ContainerEngine, ContainerSpec, ContainerStatus, Limits, Mount
+from mhs_ray.sandbox.dial import Resolve
 from mhs_ray.sandbox.files import FileServer
 from mhs_ray.sandbox.http import HttpServer
 from mhs_ray.sandbox.local import LocalHosts
 from mhs_ray.sandbox.netns import listeners
-from mhs_ray.sandbox.proxy import Proxy, ProxyLimits, Resolve
+from mhs_ray.sandbox.proxy import Proxy, ProxyLimits
 from mhs_ray.sandbox.routes import FILES_HOST, PROXY_PORT, DirectRoute, LocalRoute, RouteTable, results_route
 from mhs_ray.sandbox.scratch import Scratch, open_scratch, remove_folder
 from mhs_ray.sandbox.state import private_folder, private_key, write_shared

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from mhs_ray.sandbox._netns_helper import CLONE_NEWNET, setns
+from mhs_ray.sandbox.dial import Resolve
 from mhs_ray.sandbox.files import FileServer
 from mhs_ray.sandbox.http import HttpServer
 from mhs_ray.sandbox.local import LocalHosts
 from mhs_ray.sandbox.netns import listeners
-from mhs_ray.sandbox.proxy import Proxy, ProxyLimits, Resolve
+from mhs_ray.sandbox.proxy import Proxy, ProxyLimits
 from mhs_ray.sandbox.routes import FILES_HOST, DirectRoute, LocalRoute, RouteTable, results_route
 from mhs_ray.sandbox.tls import AttemptCa, trust_bundle
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -28,18 +36,19 @@ def netns() -> Iterator[int]:
     """The pid of a process that holds an otherwise empty network namespace."""
     if os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("nsenter"):
         pytest.skip("needs root and util-linux for a network namespace")
-    with holder(["unshare", "--net", "cat"]) as pid:
+    with Holder(["unshare", "--net", "cat"]) as pid:
         yield pid
 
 
-class holder:
+class Holder:
     """A process that sleeps in new namespaces until it is left; entering waits until it has them."""
 
     def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def __enter__(self) -> int:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(b"ready\n")  # cat echoes it: unshare is past its work
         self.process.stdin.flush()
         self.process.stdout.readline()
@@ -51,6 +60,21 @@ class holder:
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             pipe.close()
+
+
+def inside_netns(pid: int, do: Callable[[], T]) -> T:
+    """Return what `do` returns when it runs in the network namespace of `pid`."""
+
+    def enter() -> T:
+        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+        try:
+            setns(fd, CLONE_NEWNET)
+        finally:
+            os.close(fd)
+        return do()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(enter).result()
 
 
 @dataclass
@@ -92,25 +116,27 @@ class _GatewayHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(answer)
+        self.wfile.write(answer)
 
-    do_GET = do_POST = do_PATCH = do_PUT = do_HEAD = _serve
+    do_GET = do_POST = _serve  # noqa: N815  (names that http.server looks for)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         pass
 
 
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
     """A plain HTTP server on the node's loopback."""
-    handler = type("Handler", (_GatewayHandler,), {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+
+    class Handler(_GatewayHandler):
+        pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     port = server.server_address[1]
-    handler.gateway = Gateway(f"http://127.0.0.1:{port}", port)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    Handler.gateway = Gateway(f"http://127.0.0.1:{port}", port)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
-    yield handler.gateway
+    yield Handler.gateway
     server.shutdown()
     thread.join()
     server.server_close()
@@ -146,6 +172,21 @@ class Inside:
         enter = ["nsenter", f"--net=/proc/{self.pid}/ns/net", "unshare", "--mount", "sh", "-c", shell, "sh"]
         done = subprocess.run([*enter, *command], env=env, capture_output=True, text=True, timeout=timeout, check=False)
         return done.stdout + done.stderr
+
+    def connect(self, port: int) -> socket.socket:
+        """Return a connection to this port of the namespace's loopback. Raises OSError."""
+        return inside_netns(self.pid, lambda: socket.create_connection(("127.0.0.1", port), 10))
+
+    def ask(self, port: int, data: bytes) -> bytes:
+        """Send `data` to a port, return all that is answered until the proxy closes."""
+        with self.connect(port) as conn:
+            conn.settimeout(20)
+            conn.sendall(data)
+            answer = b""
+            with suppress(ConnectionResetError):
+                while piece := conn.recv(65536):
+                    answer += piece
+            return answer
 
     def python(self, code: str, *arguments: str, proxy: bool = True, trust: bool = True) -> str:
         """Run Python code in the namespace."""

@@ -26,7 +26,8 @@ CLIENTS = {
     "print(r.status_code, r.text)",
     "httpx": "import httpx,sys; r=httpx.post(sys.argv[1], content=b'{}', headers={'Authorization':'Bearer t'});"
     "print(r.status_code, r.text)",
-    "urllib": "import urllib.request as u,sys; r=u.urlopen(u.Request(sys.argv[1], b'{}', {'Authorization':'Bearer t'}));"
+    "urllib": "import urllib.request as u,sys; q=u.Request(sys.argv[1], b'{}', {'Authorization':'Bearer t'});"
+    "r=u.urlopen(q);"
     "print(r.status, r.read().decode())",
     "aiohttp": "import aiohttp,asyncio,ssl,sys\n"
     "async def main():\n"

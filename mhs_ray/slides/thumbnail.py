@@ -37,7 +37,8 @@ def thumbnail(reader: SlideReader, max_size: PixelSize, *, max_source_pixels: in
         )
     scale = min(max_size.width / source.width, max_size.height / source.height, 1.0)
     target = (max(1, round(source.width * scale)), max(1, round(source.height * scale)))
-    factor = max(1, min(source.width // target[0], source.height // target[1]))
+    # Whole factors are cheap but must leave at least 2 to the last step, which does the uneven rest without moiré.
+    factor = max(1, min(source.width // target[0], source.height // target[1]) // 2)
     # A region is at most _BAND_PIXELS: bands of full width while that fits, else blocks.
     block_width = max(factor, min(source.width, _BAND_PIXELS // factor // factor * factor))
     block_height = max(factor, min(source.height, _BAND_PIXELS // block_width) // factor * factor)

@@ -81,8 +81,8 @@ class WsiDicomReader:
         self.close()
 
     def _optical_path(self) -> Any:
-        paths = self._levels[0].datasets[0].get("OpticalPathSequence") or [{}]
-        return paths[0]
+        paths = self._levels[0].datasets[0].as_dataset().get("OpticalPathSequence")
+        return paths[0] if paths else {}
 
     def _read_facts(self) -> SlideFacts:
         notes: list[str] = []

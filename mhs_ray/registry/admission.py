@@ -141,8 +141,8 @@ class _Reading:
             unpacked = plain_size + holes
             if before + unpacked > limits.uncompressed:
                 raise AdmissionError(
-                    f"the image is more than {_gb(limits.uncompressed)} uncompressed",
-                    "Leave out what the model needs not",
+                    f"with it the image is more than {_gb(limits.uncompressed)} uncompressed",
+                    "Leave out what the model does not need",
                 )
             if unpacked > limits.ratio_from and unpacked > limits.ratio * max(layer.size, 1):
                 raise AdmissionError(

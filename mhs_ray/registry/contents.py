@@ -59,7 +59,7 @@ class Contents:
         self.count += 1
         if self.count > self._max_entries:
             raise AdmissionError(
-                f"the image has more than {self._max_entries} files", "Leave out what the model does not need"
+                f"with it the image has more than {self._max_entries} files", "Leave out what the model does not need"
             )
         path = _clean(entry.name, "a file")
         if entry.type == tarfile.LNKTYPE:

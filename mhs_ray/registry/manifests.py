@@ -244,7 +244,7 @@ def _refuse_our_labels(labels: Mapping[str, str]) -> None:
     for name in labels:
         if name.startswith(LABEL_PREFIX):
             raise AdmissionError(
-                f"the image has the label {name[:100]!r}; those that begin with {LABEL_PREFIX!r} are the platform's own",
+                f"the image has the label {name[:100]!r}; {LABEL_PREFIX!r} is the platform's own prefix",
                 "Rename that LABEL in the Dockerfile",
             )
 

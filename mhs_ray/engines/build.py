@@ -167,8 +167,8 @@ class DockerImages(ImageTools):
         """See `ImageTools.import_rootfs`."""
         operation = f"import {tag}"
         repository, _, name = tag.rpartition(":")
-        with self._engine.errors(operation), self._engine.client(timeout_s=_TIMEOUT_S) as api, tar.open("rb") as content:
-            api.import_image_from_stream(content, repository=repository, tag=name)
+        with self._engine.errors(operation), self._engine.client(timeout_s=_TIMEOUT_S) as api:
+            api.import_image_from_file(str(tar), repository=repository, tag=name)
         return self._required_id(tag, operation)
 
     def image_id(self, tag: str) -> str | None:

@@ -54,7 +54,9 @@ def _catatonit(engine: str) -> Path:
 def _sha256(path: Path, _changed_ns: int) -> str:
     content = path.read_bytes()
     if b"/ld-" in content[:4096]:  # names its loader: the ELF interpreter sits in the first page
-        raise EngineError("this node", "make the pause image", f"{path} is not static; use the one of Debian's catatonit")
+        raise EngineError(
+            "this node", "make the pause image", f"{path} is not static; use the one of Debian's catatonit"
+        )
     return hashlib.sha256(content).hexdigest()
 
 

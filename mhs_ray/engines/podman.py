@@ -78,7 +78,9 @@ class PodmanEngine(ContainerEngine):
                 authfile = Path(folder, "auth.json")
                 # An empty file too: podman would else send what a person of this node once logged in with.
                 auths = (
-                    auth_entries(image.registry, credential.username, credential.password) if credential else {"auths": {}}
+                    auth_entries(image.registry, credential.username, credential.password)
+                    if credential
+                    else {"auths": {}}
                 )
                 write_private(authfile, json.dumps(auths))
                 tls = credential is None or credential.tls

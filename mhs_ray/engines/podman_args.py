@@ -43,7 +43,7 @@ def sandbox_args(spec: ContainerSpec, caps: Capabilities, seccomp: Path) -> list
     if caps.init and spec.labels.get(labels.ROLE) != labels.ROLE_PAUSE:
         args += ["--init"]
     for target, size in spec.tmpfs.items():
-        args += ["--tmpfs", f"{target}:rw,nosuid,nodev,size={size},mode=1777,notmpcopyup"]
+        args += ["--tmpfs", f"{target}:rw,nosuid,nodev,size={size},exec,mode=1777,notmpcopyup"]
     for mount in spec.mounts:
         args += ["--mount", _mount(mount)]
     for gpu in spec.gpus:

@@ -65,7 +65,12 @@ class _Client:
             folder = Path(name)
             write_private(folder / "env", passed.lines)
             argv = [*self._engine.base, *runtime_args(self._spec.runtime, caps), "run"]
-            argv += [f"--cidfile={folder}/cid", f"--pidfile={folder}/pid", "--sig-proxy=false", f"--env-file={folder}/env"]
+            argv += [
+                f"--cidfile={folder}/cid",
+                f"--pidfile={folder}/pid",
+                "--sig-proxy=false",
+                f"--env-file={folder}/env",
+            ]
             for variable in passed.names:
                 argv += ["--env", variable]
             argv += [*sandbox_args(self._spec, caps, profile), str(self._spec.image), *self._spec.command]
@@ -190,7 +195,9 @@ class _Client:
         if self._watch is not None and self._watch.seen:
             self._engine.note_oom(status.id)
         if status.running:
-            log.warning("the podman client of container %s ended with %s before it did; reading on", self._spec.name, code)
+            log.warning(
+                "the podman client of container %s ended with %s before it did; reading on", self._spec.name, code
+            )
             whole = sum(self._delivered.values()) < LOG_CAP_MB * 500_000
             _follow(facts or {}, self._on_output, self._delivered if whole else {}, self._engine)
         elif self._engine.capabilities().init and sum(self._delivered.values()) == len(self._first_words):

@@ -44,7 +44,13 @@ def attempt(
     """Run `argv` to its end, whatever its exit code. Raises EngineError when it cannot start or hangs."""
     try:
         return subprocess.run(
-            argv, input=stdin or b"", capture_output=True, timeout=timeout_s, env=env, check=False, start_new_session=True
+            argv,
+            input=stdin or b"",
+            capture_output=True,
+            timeout=timeout_s,
+            env=env,
+            check=False,
+            start_new_session=True,
         )
     except FileNotFoundError:
         raise EngineError(engine, operation, f"there is no program {argv[0]}; install it") from None

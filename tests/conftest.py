@@ -1,0 +1,56 @@
+"""Fixtures that more than one area uses: the real engines of this machine and an image for them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mhs_ray.engines.build import image_tools
+from mhs_ray.engines.docker import DockerEngine
+from mhs_ray.engines.podman import PodmanEngine
+from tests.engines_fixtures import private_dockerd, private_podman, small_rootfs
+
+SMALL_IMAGE = "localhost/mhs-small:test"
+
+
+@pytest.fixture(scope="session")
+def small_rootfs_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_rootfs(tmp_path_factory.mktemp("rootfs"))
+
+
+@pytest.fixture(scope="session")
+def podman_engine(small_rootfs_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PodmanEngine]:
+    """podman on a storage of its own that holds `small_image`."""
+    if shutil.which("podman") is None:
+        pytest.skip("no podman on this machine: apt-get install podman catatonit")
+    with private_podman() as args:
+        engine = PodmanEngine(args, folder=tmp_path_factory.mktemp("podman"))
+        image_tools(engine).import_rootfs(small_rootfs_tar, SMALL_IMAGE)
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def docker_engine(small_rootfs_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerEngine]:
+    """A Docker daemon of our own that holds `small_image`."""
+    if shutil.which("dockerd") is None:
+        pytest.skip("no dockerd on this machine: apt-get install docker.io catatonit")
+    with private_dockerd() as host:
+        engine = DockerEngine(host, folder=tmp_path_factory.mktemp("docker"))
+        image_tools(engine).import_rootfs(small_rootfs_tar, SMALL_IMAGE)
+        yield engine
+
+
+@pytest.fixture(params=["podman", "docker"])
+def engine(request: pytest.FixtureRequest) -> PodmanEngine | DockerEngine:
+    """Each engine in turn; use it where a behaviour must be the same on both."""
+    found: PodmanEngine | DockerEngine = request.getfixturevalue(f"{request.param}_engine")
+    return found
+
+
+@pytest.fixture(scope="session")
+def small_image() -> str:
+    """Tag of an image in every engine above: /bin/sh, small tools, Python (set PYTHONHOME=/usr/local)."""
+    return SMALL_IMAGE

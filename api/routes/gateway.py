@@ -11,8 +11,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.deps import CallerDep, CoreDep, basic_credentials, problems, read_body
 from mhs_ray.domain.errors import InvalidInputError, UnauthenticatedError
-from mhs_ray.results.schema import ResultsBody
 from mhs_ray.results.triage import CasePatchBody
+from mhs_ray.results.wire import ResultsBody
 
 router = APIRouter(prefix="/api/v3", tags=["results gateway"], responses=problems())
 _TOKEN_LIFE = timedelta(hours=12)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -64,8 +64,6 @@ class LogWriter:
         first_line: int = 0,
     ) -> None:
         self._blobs, self._prefix = blobs, log_prefix(job_id, attempt)
-        # Longest first: a secret that holds another one is hidden whole.
-        self._redact = sorted({s for s in redact if len(s) >= 6}, key=len, reverse=True)
         self._max_bytes, self._max_line = max_bytes, max_line
         self._echo, self._echo_left = echo, echo_lines
         self._partial: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
@@ -75,6 +73,8 @@ class LogWriter:
         self._line, self._kept, self._dropped_lines, self._dropped_bytes = first_line, 0, 0, 0
         self._tail: list[str] = []
         self._lock = threading.Lock()
+        self._redact: list[str] = []
+        self.redact(redact)
         self._ship_lock = threading.Lock()
         self._wake, self._closed = threading.Event(), False
         self._shipper = threading.Thread(target=self._ship_loop, name=f"log-{job_id}-{attempt}", daemon=True)
@@ -97,6 +97,12 @@ class LogWriter:
             full = self._pending_bytes >= _PIECE_BYTES
         if full:
             self._ship()
+
+    def redact(self, secrets: Iterable[str]) -> None:
+        """Hide these strings too, from now on."""
+        with self._lock:
+            # Longest first: a secret that holds another one is hidden whole.
+            self._redact = sorted({*self._redact, *(s for s in secrets if len(s) >= 6)}, key=len, reverse=True)
 
     def say(self, text: str) -> None:
         """Add a line of the platform's own."""
@@ -140,7 +146,8 @@ class LogWriter:
             text += f" … [{self._cut[stream]} more bytes in this line]"
         partial.clear()
         self._cut[stream] = 0
-        self._add(stream, text)
+        for part in text.split("\r"):  # a progress bar redraws its line: each state is a line here
+            self._add(stream, part)
 
     def _add(self, source: Source, text: str) -> None:
         for secret in self._redact:

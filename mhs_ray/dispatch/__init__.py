@@ -1,0 +1,1 @@
+"""What starts next, and keeping jobs and reality the same. No Ray in here."""

@@ -224,28 +224,3 @@ class JobEventRecord:
     at: datetime
     node: str | None
     cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptOrder:
-    """Everything a node needs for one attempt. Crosses Ray only from the dispatcher to the attempt, on request."""
-
-    job_id: int
-    attempt: int
-    company_id: int
-    task_number: int
-    scan_number: int
-    label: str  # what people know it by: ``job 42 · scan 8946136 · My GPU Container``
-    image: ImageRef
-    registry_token: str = field(repr=False)
-    instance_type: str
-    time_limit_s: int
-    env: Mapping[str, str] = field(repr=False)
-    host: str  # HOST of the contract
-    jwt_token: str = field(repr=False)  # good for this attempt only
-    slide_urls: tuple[str, ...] = field(repr=False)  # where the slide's bytes are; file:, http:, https:
-    slide_zip_url: str | None = field(repr=False)
-    slide_name: str
-    gateway_url: str  # our API's base, as the node reaches it
-    debug_upload_url: str = field(repr=False)
-    ca_bundles: tuple[str, ...] = ()  # certifi bundles inside the image, found at admission

@@ -98,6 +98,7 @@ class ClusterSettings(_Section):
     placement: Literal["single", "label"] = "single"
     declared_gpus: int = Field(1, ge=1)  # GPUs that Ray is told of on a single machine that shows none
     max_waiting: int = Field(8, ge=1)  # attempts that wait for a node at a time: what the autoscaler sees
+    instance_types: tuple[str, ...] = ()  # `label`: types that the autoscaler can start
     runtime: str | None = None  # OCI runtime for models, e.g. runsc
     dashboard_port: int = Field(8265, ge=0, le=65535)
     gcs_port: int = Field(0, ge=0, le=65535)

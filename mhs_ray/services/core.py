@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from mhs_ray.auth.clients import ClientVerifier, hash_secret
 from mhs_ray.auth.tokens import Tokens
@@ -20,9 +19,8 @@ from mhs_ray.services.containers import AlgorithmService, ContainerService
 from mhs_ray.services.gateway import GatewayService
 from mhs_ray.services.images import ImageService
 from mhs_ray.services.jobs import JobService
+from mhs_ray.services.policy import open_blobs, url_policy
 from mhs_ray.services.scans import ScanService
-from mhs_ray.slides.url_guard import UrlPolicy
-from mhs_ray.store.blobs.local import LocalBlobs, LocalLimits
 from mhs_ray.store.sql.catalog import Algorithms, Containers, Images, Scans
 from mhs_ray.store.sql.clients import Clients
 from mhs_ray.store.sql.database import Database
@@ -56,32 +54,6 @@ class Core:
     tasks: Tasks
     jobs: JobService
     gateway: GatewayService
-
-
-def url_policy(settings: Settings, endpoints: Endpoints) -> UrlPolicy:
-    """Return which URLs slides may come from: the public internet, our own blobs, and what the settings add."""
-    own = endpoints.blobs_url.split("://", 1)[-1]
-    single = settings.cluster.placement == "single"
-    return UrlPolicy(
-        allow_private=settings.slides.allow_private,
-        allow_hosts=frozenset({own, *settings.slides.allow_hosts}),
-        file_roots=settings.slides.path_roots or ((Path("/"),) if single else ()),
-    )
-
-
-def open_blobs(settings: Settings, endpoints: Endpoints, keys: Keys) -> BlobStore:
-    """Return the blob store that the settings name."""
-    if settings.blobs.kind == "local":
-        limits = LocalLimits(quota_bytes=settings.blobs.quota, min_free_bytes=settings.blobs.min_free)
-        return LocalBlobs(settings.home / "blobs", endpoints.blobs_url, keys.blobs, limits)
-    from mhs_ray.store.blobs.s3 import S3Blobs  # boto3 takes long to import
-
-    return S3Blobs.connect(
-        settings.blobs.bucket,
-        prefix=settings.blobs.prefix,
-        endpoint_url=settings.blobs.endpoint_url,
-        region=settings.blobs.region,
-    )
 
 
 def open_database(settings: Settings, keys: Keys) -> Database:

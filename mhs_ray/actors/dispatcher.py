@@ -1,0 +1,187 @@
+"""The dispatcher's actor: detached, on the head, back at once when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mhs_ray.actors.cluster import RayCluster
+from mhs_ray.actors.names import DISPATCHER, NAMESPACE
+from mhs_ray.actors.node import sweep_node
+from mhs_ray.attempt.order import AttemptOrder, Outcome
+from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
+from mhs_ray.domain.settings import load_settings
+from mhs_ray.platform.endpoints import Endpoints
+from mhs_ray.platform.logs import configure_logging
+from mhs_ray.services.core import build_core
+
+log = logging.getLogger(__name__)
+
+_RECONCILE_S: Final = 10.0
+_SWEEP_S: Final = 60.0
+_DB_BACK_S: Final = 2.0
+
+
+class DispatcherShell:
+    """Waits so that `Dispatcher` need not: for wake-ups, for due retries, for the ends of attempts."""
+
+    def __init__(self) -> None:
+        settings = load_settings()
+        configure_logging(settings)
+        self._core = build_core(settings, Endpoints.load(settings.home))
+        self._loop = asyncio.get_running_loop() if _in_loop() else asyncio.get_event_loop()
+        self._cluster = RayCluster(settings.cluster, self._launched)
+        self._dispatcher = Dispatcher(self._core, self._cluster)
+        self._wake = asyncio.Event()
+        self._waiting: dict[AttemptKey, asyncio.Task[None]] = {}
+        self._main: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Reconcile, then dispatch for ever. Called after creation and after every restart; twice is as good as once."""
+        if self._main is None or self._main.done():
+            self._main = asyncio.create_task(self._run())
+
+    async def ping(self) -> str:
+        """Answer while the loop runs."""
+        await self.begin()
+        return "ok"
+
+    async def wake(self) -> None:
+        """Look at the queue now: something was committed, cancelled or rerun."""
+        await self.begin()
+        self._wake.set()
+
+    async def order(self, key: AttemptKey, node: str) -> AttemptOrder | None:
+        """Say what an attempt is to do; its actor asks when it is alive on a node."""
+        await self.begin()
+        return await asyncio.to_thread(self._dispatcher.order, key, node)
+
+    async def started(self, key: AttemptKey) -> None:
+        """Take in that an attempt's container runs."""
+        await asyncio.to_thread(self._dispatcher.started, key)
+
+    async def active(self) -> list[AttemptKey]:
+        """Return the attempts that are wanted now, for a node's sweep."""
+        return [(j.id, j.attempt) for j in await asyncio.to_thread(self._core.jobs.jobs.active)]
+
+    async def _run(self) -> None:
+        await asyncio.to_thread(self._cluster.adopt)
+        next_reconcile = next_sweep = 0.0
+        while True:
+            self._wake.clear()
+            try:
+                now = self._loop.time()
+                if now >= next_reconcile:
+                    await asyncio.to_thread(self._dispatcher.reconcile)
+                    next_reconcile = now + _RECONCILE_S
+                if now >= next_sweep:
+                    self._sweep()
+                    next_sweep = now + _SWEEP_S
+                while await asyncio.to_thread(self._dispatcher.dispatch):
+                    pass
+                await asyncio.to_thread(self._stop_unwanted)
+                pause = await asyncio.to_thread(self._pause)
+            except Exception:
+                log.exception("the dispatcher could not work; it tries again")
+                pause = _DB_BACK_S
+            try:
+                await asyncio.wait_for(self._wake.wait(), min(pause, max(0.05, next_reconcile - self._loop.time())))
+            except TimeoutError:
+                continue
+
+    def _pause(self) -> float:
+        due = self._core.jobs.jobs.next_due()
+        if due is None:
+            return _RECONCILE_S
+        wait = (due - datetime.now(UTC)).total_seconds()
+        # Due already, yet not taken: as many wait for a node as may; an end will wake us.
+        return wait + 0.01 if wait > 0 else _RECONCILE_S
+
+    def _stop_unwanted(self) -> None:
+        wanted = {(j.id, j.attempt) for j in self._core.jobs.jobs.active()}
+        for key in self._waiting.keys() - wanted:
+            self._cluster.stop(key)
+
+    def _launched(self, key: AttemptKey, actor: Any) -> None:
+        self._loop.call_soon_threadsafe(self._watch, key, actor)
+
+    def _watch(self, key: AttemptKey, actor: Any) -> None:
+        if key not in self._waiting:
+            self._waiting[key] = asyncio.create_task(self._settle(key, actor))
+
+    async def _settle(self, key: AttemptKey, actor: Any) -> None:
+        """Wait for an attempt's end and take it in; a node that cannot be reached is not dead yet."""
+        try:
+            while True:
+                try:
+                    outcome: Outcome | None = await actor.run.remote()
+                    if outcome is not None:
+                        await self._stored(self._dispatcher.settle, key, outcome)
+                    break
+                except ray.exceptions.ActorUnavailableError:
+                    await asyncio.sleep(2)
+                except ray.exceptions.RayActorError:
+                    await self._stored(self._dispatcher.lost, key, "the worker process or its node died")
+                    break
+            await asyncio.to_thread(self._cluster.forget, key)
+        finally:
+            self._waiting.pop(key, None)
+            self._wake.set()
+
+    async def _stored(self, work: Any, *args: Any) -> None:
+        """Do `work` until the database takes it: an end that was seen is not forgotten."""
+        while True:
+            try:
+                await asyncio.to_thread(work, *args)
+                return
+            except Exception:
+                log.exception("an attempt's end could not be stored; it is tried again")
+                await asyncio.sleep(_DB_BACK_S)
+
+    def _sweep(self) -> None:
+        for node in ray.nodes():
+            if node["Alive"]:
+                place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                _sweep.options(scheduling_strategy=place).remote(self._core.keys.platform)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _sweep(platform: str) -> list[str]:
+    def alive() -> list[AttemptKey]:
+        keys: list[AttemptKey] = ray.get(ray.get_actor(DISPATCHER, NAMESPACE).active.remote())
+        return keys
+
+    return sweep_node(platform, alive)
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+DispatcherActor = ray.remote(DispatcherShell)
+
+
+def start_dispatcher() -> Any:
+    """Start the dispatcher unless it is there; returns its handle."""
+    actor = DispatcherActor.options(
+        name=DISPATCHER,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=-1,
+        num_cpus=0,
+        max_concurrency=1000,
+        resources={"node:__internal_head__": 0.001},
+    ).remote()
+    ray.get(actor.begin.remote())
+    return actor

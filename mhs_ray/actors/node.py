@@ -1,0 +1,82 @@
+"""What the node that this process runs on brings, opened once per process; and its sweeping."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import socket
+from collections.abc import Callable, Collection
+
+import ray
+
+from mhs_ray.attempt.runner import Node
+from mhs_ray.domain.settings import load_settings
+from mhs_ray.engines import labels
+from mhs_ray.engines.pause import ensure_pause_image
+from mhs_ray.engines.select import pick_engine
+from mhs_ray.platform.endpoints import Endpoints
+from mhs_ray.platform.keys import load_keys
+from mhs_ray.sandbox.scratch import remove_folder
+from mhs_ray.services.policy import open_blobs, url_policy
+from mhs_ray.slides.cache import CacheLimits, SlideCache
+from mhs_ray.slides.fetch import FetchLimits
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def open_node() -> Node:
+    """Return this node: its engine, slide cache and folders."""
+    settings = load_settings()
+    endpoints = Endpoints.load(settings.home)
+    keys = load_keys(settings.home / "keys")
+    engine = pick_engine(settings.engine, docker_host=settings.docker_host)
+    folder = settings.node_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    cache = SlideCache(
+        folder / "slides",
+        limits=CacheLimits(max_bytes=settings.slides.cache),
+        fetch_limits=FetchLimits(
+            max_bytes=settings.slides.max_slide, deadline_s=settings.jobs.prepare_limit.total_seconds()
+        ),
+        policy=url_policy(settings, endpoints),
+    )
+    return Node(
+        name=node_name(),
+        engine=engine,
+        cache=cache,
+        blobs=open_blobs(settings, endpoints, keys),
+        folder=folder,
+        pause_image=ensure_pause_image(engine),
+        jobs=settings.jobs,
+        runtime=settings.cluster.runtime,
+    )
+
+
+def node_name() -> str:
+    """Return the host name and the start of Ray's node id: what finds the node in the dashboard."""
+    return f"{socket.gethostname()} ({ray.get_runtime_context().get_node_id()[:8]})"
+
+
+def sweep_node(platform: str, alive: Callable[[], Collection[tuple[int, int]]]) -> list[str]:
+    """Remove containers and folders of attempts that nobody owns; returns what was removed.
+
+    alive: asked only after what is here was listed, so that an attempt that begins meanwhile is never taken for a dead one.
+    """
+    node = open_node()
+    sandboxes, work = node.folder / "sandboxes", node.folder / "work"
+    folders = [f for parent in (sandboxes, work) if parent.is_dir() for f in parent.iterdir()]
+    containers = node.engine.containers(f"{labels.PLATFORM}={platform}")
+    owned = {f"mhs-{platform}-{job}-{attempt}" for job, attempt in alive()}
+    removed = []
+    for container in containers:
+        if container.name.removesuffix("-net") not in owned:
+            node.engine.remove(container.name)
+            removed.append(container.name)
+    for folder in folders:
+        if folder.name not in owned:
+            remove_folder(folder)
+            removed.append(folder.name)
+    if removed:
+        log.warning("removed what nobody owned: %s", ", ".join(removed))
+    return removed

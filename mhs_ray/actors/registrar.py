@@ -1,0 +1,76 @@
+"""The registrar's actor: takes in pushed images, one after the other, on the head."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import ray
+
+from mhs_ray.actors.names import NAMESPACE, REGISTRAR
+from mhs_ray.domain.settings import load_settings
+from mhs_ray.platform.endpoints import Endpoints
+from mhs_ray.platform.logs import configure_logging
+from mhs_ray.services.core import build_core
+
+log = logging.getLogger(__name__)
+
+
+class RegistrarShell:
+    """Asks the registry when it is told that something came, and now and then anyway: a notification can be lost."""
+
+    def __init__(self) -> None:
+        settings = load_settings()
+        configure_logging(settings)
+        self._core = build_core(settings, Endpoints.load(settings.home))
+        self._every = settings.registry.reconcile_every.total_seconds()
+        self._wake = asyncio.Event()
+        self._hints: set[int] = set()
+        self._main: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Start to look; twice is as good as once."""
+        if self._main is None or self._main.done():
+            self._main = asyncio.create_task(self._run())
+
+    async def pushed(self, image_ids: list[int]) -> None:
+        """Look at these images now."""
+        await self.begin()
+        self._hints.update(image_ids)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            hints, self._hints = sorted(self._hints), set()
+            try:
+                await asyncio.to_thread(self._core.images.reconcile, hints or None)
+            except Exception:
+                log.exception("pushed images could not be looked at; they are next time")
+            if self._hints:
+                continue
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._every)
+            except TimeoutError:
+                continue
+
+
+RegistrarActor = ray.remote(RegistrarShell)
+
+
+def start_registrar() -> Any:
+    """Start the registrar unless it is there; returns its handle."""
+    actor = RegistrarActor.options(
+        name=REGISTRAR,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=-1,
+        num_cpus=0,
+        max_concurrency=100,
+        resources={"node:__internal_head__": 0.001},
+    ).remote()
+    ray.get(actor.begin.remote())
+    return actor

@@ -1,0 +1,52 @@
+"""Making the order for an attempt: fresh URLs, a fresh token, the environment as it was when the task was made."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from mhs_ray.attempt.order import AttemptOrder
+from mhs_ray.auth.tokens import AttemptIdentity
+from mhs_ray.domain.models import Job
+from mhs_ray.services.core import Core
+from mhs_ray.slides.cache import SlideSource
+from mhs_ray.store.sql.catalog import open_env
+
+_TOKEN_SLACK = timedelta(hours=2)  # pull, prepare and clock skew; the gateway asks whether the attempt lives anyway
+
+
+def make_order(core: Core, job: Job) -> AttemptOrder:
+    """Return what the node of the job's newest attempt needs."""
+    row = core.jobs.jobs.row(job.id)
+    ref, details = core.images.images.reference(row.image_version_id)
+    env = open_env(core.db, row.env)
+    urls = tuple(core.db.vault.open(row.slide).get("urls", ()))
+    identity = None
+    if not urls:
+        urls, identity = core.scans.sources(job.scan_id)
+    life = timedelta(seconds=row.time_limit_s) + _TOKEN_SLACK
+    who = AttemptIdentity(job.company_id, row.task_number, job.id, job.attempt)
+    return AttemptOrder(
+        platform=core.keys.platform,
+        job_id=job.id,
+        attempt=job.attempt,
+        task_number=row.task_number,
+        scan_number=row.scan_number,
+        label=job_label(job),
+        image=ref,
+        pull=core.registry.pull_credential(ref),
+        instance_type=row.instance_type,
+        time_limit_s=row.time_limit_s,
+        env={v.name: v.value for v in env},
+        secrets=tuple(v.value for v in env if v.secret),
+        host=row.host,
+        jwt_token=core.tokens.for_attempt(who, life),
+        slide=SlideSource(urls, identity),
+        slide_name=row.scan_name,
+        gateway_url=core.endpoints.api_url,
+        ca_bundles=tuple(details.get("ca_bundles", ())),
+    )
+
+
+def job_label(job: Job) -> str:
+    """Return what people know a job by: ``job 42 · scan 8946136 · My GPU Container``."""
+    return f"job {job.id} · scan {job.scan_number} · {job.container_name}"

@@ -1,0 +1,38 @@
+"""What the platform's services and its nodes share: where slides may come from, where blobs are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mhs_ray.domain.settings import Settings
+from mhs_ray.platform.endpoints import Endpoints
+from mhs_ray.platform.keys import Keys
+from mhs_ray.ports import BlobStore
+from mhs_ray.slides.url_guard import UrlPolicy
+from mhs_ray.store.blobs.local import LocalBlobs, LocalLimits
+
+
+def url_policy(settings: Settings, endpoints: Endpoints) -> UrlPolicy:
+    """Return which URLs slides may come from: the public internet, our own blobs, and what the settings add."""
+    own = endpoints.blobs_url.split("://", 1)[-1]
+    single = settings.cluster.placement == "single"
+    return UrlPolicy(
+        allow_private=settings.slides.allow_private,
+        allow_hosts=frozenset({own, *settings.slides.allow_hosts}),
+        file_roots=settings.slides.path_roots or ((Path("/"),) if single else ()),
+    )
+
+
+def open_blobs(settings: Settings, endpoints: Endpoints, keys: Keys) -> BlobStore:
+    """Return the blob store that the settings name."""
+    if settings.blobs.kind == "local":
+        limits = LocalLimits(quota_bytes=settings.blobs.quota, min_free_bytes=settings.blobs.min_free)
+        return LocalBlobs(settings.home / "blobs", endpoints.blobs_url, keys.blobs, limits)
+    from mhs_ray.store.blobs.s3 import S3Blobs  # boto3 takes long to import
+
+    return S3Blobs.connect(
+        settings.blobs.bucket,
+        prefix=settings.blobs.prefix,
+        endpoint=settings.blobs.endpoint_url,
+        region=settings.blobs.region,
+    )

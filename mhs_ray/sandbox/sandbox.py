@@ -2,10 +2,10 @@
 
 ::
 
-    root/NAME/                   0700
-      private/  ca.pem sign.key  the attempt's CA and URL key: kept, since a running container trusts them already
+    root/NAME/                   0711: a runtime in a user namespace must get through
+      private/  ca.pem sign.key  0700: the attempt's CA and URL key: kept, since a running container trusts them already
       shared/   hosts resolv.conf trust.pem   mounted into the container, read-only
-      uploads/  debug            what the container put, out of its own sight
+      uploads/  debug            0700: what the container put, out of its own sight
       scratch.ext4, scratch/     its writable places
 
 A container without any network (the *pause* container) holds the network namespace; our proxy listens inside. When the
@@ -25,6 +25,8 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from mhs_ray.domain.errors import EngineError, SandboxError
+from mhs_ray.engines import labels
+from mhs_ray.engines.pause import PAUSE_COMMAND
 from mhs_ray.ports import ContainerEngine, ContainerSpec, ContainerStatus, Limits, Mount
 from mhs_ray.sandbox.dial import Resolve
 from mhs_ray.sandbox.files import FileServer
@@ -61,10 +63,10 @@ _TRUST_VARIABLES: Final = (
 class SandboxSpec:
     """What one attempt's sandbox has to be.
 
-    name: of the attempt on this node; the pause container is called ``NAME-net``. labels: of the pause container.
-    pause_image: image id whose process sleeps. host: HOST of the contract. gateway_url: base of our API for this node.
-    direct: hosts outside that it may reach as well. owner: node's user id of the container's root.
-    ca_bundles: trust stores inside the image to cover.
+    name: of the attempt on this node; the pause container is called ``NAME-net``. labels: job, attempt and platform.
+    pause_image: tag or id of an image for `PAUSE_COMMAND`. host: HOST of the contract. gateway_url: base of our API
+    as this node reaches it. direct: hosts outside that it may reach as well. ca_bundles: trust stores inside the
+    image to cover. scratch_bytes: of all writable places together.
     """
 
     name: str
@@ -74,7 +76,6 @@ class SandboxSpec:
     gateway_url: str
     scratch_bytes: int
     direct: Sequence[DirectRoute] = ()
-    owner: int = 0
     ca_bundles: Sequence[str] = ()
     max_debug_bytes: int = DEFAULT_DEBUG_BYTES
     proxy_limits: ProxyLimits | None = None
@@ -83,7 +84,8 @@ class SandboxSpec:
 class Sandbox:
     """One attempt's surroundings; a context manager. Raises SandboxError or EngineError, and then leaves nothing.
 
-    root: folder on the node for all sandboxes. on_denied: told of each blocked target once, from another thread.
+    root: folder on the node for all sandboxes, which every user may pass through (0711).
+    on_denied: told of each blocked target once, from another thread.
     """
 
     def __init__(
@@ -124,13 +126,16 @@ class Sandbox:
         return self
 
     def _open(self) -> None:
-        private = private_folder(private_folder(self._folder) / "private")
+        self._folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._folder.chmod(0o711)
+        private = private_folder(self._folder / "private")
         uploads = private_folder(self._folder / "uploads")
         self._files = FileServer(private_key(private / "sign.key"), uploads, self._spec.max_debug_bytes)
         self._files.accept("debug")
         ca = AttemptCa.open(private, self._table.local_hosts)
         self._write_shared(ca)
-        self._scratch = open_scratch(self._folder, self._spec.scratch_bytes, self._spec.owner)
+        info = self._engine.info()
+        self._scratch = open_scratch(self._folder, self._spec.scratch_bytes, (info.host_uid, info.host_gid))
         limits = self._spec.proxy_limits or ProxyLimits()
         server = HttpServer(LocalHosts(self._table, self._files), limits.head_s)
         tls = ca.server_context(self._table.local_hosts)
@@ -153,8 +158,9 @@ class Sandbox:
             name=self.network_of,
             image=self._spec.pause_image,
             env={},
-            labels=self._spec.labels,
+            labels={**self._spec.labels, labels.ROLE: labels.ROLE_PAUSE},
             limits=_PAUSE_LIMITS,
+            command=PAUSE_COMMAND,
         )
         settled = Event()
         started: list[ContainerStatus] = []

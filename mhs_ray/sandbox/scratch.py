@@ -51,10 +51,10 @@ class LoopScratch:
     """Places on a file system of their own: a sparse file, mounted nosuid and nodev. Needs root.
 
     folder: where the file and its mount point go; a mount that is there already is used as it is.
-    owner: user id on the node that is root in the container. Raises SandboxError.
+    owner: user and group id on the node of the container's root or user. Raises SandboxError.
     """
 
-    def __init__(self, folder: Path, size_bytes: int, owner: int = 0) -> None:
+    def __init__(self, folder: Path, size_bytes: int, owner: tuple[int, int] = (0, 0)) -> None:
         self._folder = folder
         mounted = folder / _MOUNTED
         try:
@@ -77,7 +77,7 @@ class LoopScratch:
             (self._folder / _MOUNTED).rmdir()
 
 
-def open_scratch(folder: Path, size_bytes: int, owner: int = 0) -> Scratch:
+def open_scratch(folder: Path, size_bytes: int, owner: tuple[int, int] = (0, 0)) -> Scratch:
     """Return a LoopScratch where this node can make one, else a TmpfsScratch."""
     if os.geteuid() == 0 and shutil.which("mkfs.ext4") and Path("/dev/loop-control").exists():
         try:
@@ -131,7 +131,7 @@ def unmount_below(folder: Path) -> None:
             raise OSError(f"umount {point}: {done.stderr.decode(errors='replace').strip()}")
 
 
-def _make(image: Path, mounted: Path, size_bytes: int, owner: int) -> None:
+def _make(image: Path, mounted: Path, size_bytes: int, owner: tuple[int, int]) -> None:
     free = shutil.disk_usage(image.parent).free
     if size_bytes > free:
         raise OSError(f"{size_bytes} bytes are wanted, {free} are free")
@@ -142,18 +142,18 @@ def _make(image: Path, mounted: Path, size_bytes: int, owner: int) -> None:
         os.close(fd)
     # No journal: after a crash of the node there is nothing to recover.
     options = ["-O", "^has_journal", "-m", "0", "-i", str(_BYTES_PER_INODE)]
-    extended = f"nodiscard,lazy_itable_init=1,root_owner={owner}:{owner}"
+    extended = f"nodiscard,lazy_itable_init=1,root_owner={owner[0]}:{owner[1]}"
     subprocess.run(["mkfs.ext4", "-q", "-F", *options, "-E", extended, str(image)], capture_output=True, check=True)
     mounted.mkdir(mode=0o755, exist_ok=True)
     command = ["mount", "-t", "ext4", "-o", "loop,nosuid,nodev,noatime,noinit_itable", str(image), str(mounted)]
     subprocess.run(command, capture_output=True, check=True)
 
 
-def _place(mounted: Path, target: str, owner: int) -> Path:
+def _place(mounted: Path, target: str, owner: tuple[int, int]) -> Path:
     """Return the folder behind `target`, writable by every user of the container: its image may name any."""
     place = mounted / target.strip("/").replace("/", "-")
     if not place.is_dir():
         place.mkdir()
-        os.chown(place, owner, owner)
+        os.chown(place, *owner)
         place.chmod(0o1777)
     return place

@@ -39,18 +39,23 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     remove_folder(folder)
 
 
+def make_files(place: Path, count: int) -> None:
+    for i in range(count):
+        (place / str(i)).touch()
+
+
 def loop_files() -> str:
     return subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout
 
 
 def test_the_promised_places_are_writable_by_any_user_of_the_container(folder: Path) -> None:
-    scratch = LoopScratch(folder, SIZE, owner=200_000)
+    scratch = LoopScratch(folder, SIZE, owner=(200_000, 200_001))
     assert [m.target for m in scratch.mounts] == list(TARGETS)
     assert not any(m.read_only for m in scratch.mounts)
     assert scratch.tmpfs == {"/run": 16 << 20}
     for mount in scratch.mounts:
         facts = mount.source.stat()
-        assert (facts.st_uid, facts.st_gid, oct(facts.st_mode)) == (200_000, 200_000, "0o41777")
+        assert (facts.st_uid, facts.st_gid, oct(facts.st_mode)) == (200_000, 200_001, "0o41777")
     options = next(
         line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "job\\0401-1/scratch" in line
     )
@@ -64,7 +69,7 @@ def test_bytes_and_files_beyond_the_quota_are_enospc_and_the_node_keeps_its_disk
     assert full.value.errno == errno.ENOSPC
     (place / "big").unlink()
     with pytest.raises(OSError) as full:
-        [(place / str(i)).touch() for i in range(10_000)]
+        make_files(place, 10_000)
     assert full.value.errno == errno.ENOSPC
     assert (folder / "scratch.ext4").stat().st_size == SIZE
 

@@ -23,7 +23,17 @@ TOOLS = (
 )  # fmt: skip
 """Programs that `small_rootfs` always has, beside Python at /usr/local/bin/python3."""
 
-_LEFT_OUT = {"test", "tests", "idlelib", "tkinter", "lib2to3", "pydoc_data", "site-packages", "__pycache__", "ensurepip"}
+_LEFT_OUT = {
+    "test",
+    "tests",
+    "idlelib",
+    "tkinter",
+    "lib2to3",
+    "pydoc_data",
+    "site-packages",
+    "__pycache__",
+    "ensurepip",
+}
 
 
 def small_rootfs(into: Path) -> Path:

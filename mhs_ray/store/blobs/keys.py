@@ -16,7 +16,7 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9!$&'()*+,;=:@ ._~-]{1,255}")
 
 
 def split_key(key: str) -> list[str]:
-    """Return the segments of `key`. Raises BlobError unless each is a plain ASCII file name other than ``.`` and ``..``."""
+    """Return the segments of `key`. Raises BlobError unless each is a plain ASCII file name, not ``.`` or ``..``."""
     segments = key.split("/")
     if len(key) > MAX_KEY_LENGTH or not all(_SEGMENT.fullmatch(s) and s not in {".", ".."} for s in segments):
         raise BlobError(

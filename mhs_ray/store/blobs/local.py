@@ -3,7 +3,7 @@
 ::
 
     ROOT/blobs/<key>       the blobs, one file each
-    ROOT/incoming/<uuid>   being written; renamed into place when whole
+    ROOT/incoming/<name>   being written; renamed into place when whole
     ROOT/usage             bytes stored; its flock serialises every change to the tree
 
 Any number of processes may share a folder. Paths are walked segment by segment with O_NOFOLLOW, so that a
@@ -12,31 +12,30 @@ link that somebody planted leads nowhere.
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import hashlib
 import io
 import logging
 import os
 import stat as stat_module
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Final, Literal, Self, cast
+from typing import BinaryIO, Final, Literal, cast
 
-from mhs_ray.domain.errors import BlobError, BlobNotFoundError, BlobsFullError
+from mhs_ray.domain.errors import BlobNotFoundError, BlobsFullError
 from mhs_ray.ports import BlobInfo
+from mhs_ray.store.blobs.files import Slice, Usage, blob_info, file_size, translated
+from mhs_ray.store.blobs.incoming import BlobExistsError, Incoming, part_path
 from mhs_ray.store.blobs.keys import check_expiry, check_range, split_key
 from mhs_ray.store.blobs.signing import SigningKeys, signed_path
 
 log = logging.getLogger(__name__)
 
 _PIECE: Final = 1 << 20
-_LOOK_AT_DISK_EVERY: Final = 64 << 20
 _DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -47,10 +46,6 @@ class LocalLimits:
     quota_bytes: int | None = None
     min_free_bytes: int = 1 << 30
     retry_after_s: int = 300
-
-
-class BlobExistsError(BlobError):
-    """There is a blob under this key already, and it was asked not to be replaced."""
 
 
 class LocalBlobs:
@@ -68,7 +63,7 @@ class LocalBlobs:
         self.base_url = base_url.rstrip("/")
         self.keys = key if isinstance(key, SigningKeys) else SigningKeys("1", {"1": key})
         self.limits = limits
-        with _translated("use the folder", str(root)):
+        with translated("use the folder", str(root)):
             for name in ("blobs", "incoming"):
                 (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -87,7 +82,7 @@ class LocalBlobs:
         check_range(key, start, end)
         fd, info = self.open_fd(key)
         stop = info.size if end is None else min(end, info.size)
-        return cast(BinaryIO, io.BufferedReader(_Slice(fd, start, stop), _PIECE))
+        return cast(BinaryIO, io.BufferedReader(Slice(fd, start, stop), _PIECE))
 
     def stat(self, key: str) -> BlobInfo | None:
         """Return the blob's facts, None when there is none."""
@@ -101,16 +96,16 @@ class LocalBlobs:
     def delete(self, key: str) -> None:
         """Remove the blob and the folders it leaves empty."""
         segments = split_key(key)
-        with _translated("delete", key), self._changing() as usage:
+        with translated("delete", key), self._changing() as usage:
             try:
                 folder = self._folder(segments[:-1])
             except (FileNotFoundError, NotADirectoryError):
                 return
             try:
-                size = _file_size(folder, segments[-1])
+                size = file_size(folder, segments[-1])
                 if size is None:
                     return
-                os.unlink(segments[-1], dir_fd=folder)  # noqa: PTH108: relative to an open folder
+                os.unlink(segments[-1], dir_fd=folder)
                 usage.add(-size)
             finally:
                 os.close(folder)
@@ -133,7 +128,7 @@ class LocalBlobs:
     def open_fd(self, key: str) -> tuple[int, BlobInfo]:
         """Return an open file, the caller's to close, and its facts. Raises BlobNotFoundError."""
         segments = split_key(key)
-        with _translated("read", key):
+        with translated("read", key):
             try:
                 folder = self._folder(segments[:-1])
                 try:
@@ -143,19 +138,33 @@ class LocalBlobs:
                     )
                 finally:
                     os.close(folder)
-            except (FileNotFoundError, NotADirectoryError):
-                raise BlobNotFoundError(key) from None
+            except OSError as error:
+                if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}:
+                    raise BlobNotFoundError(key) from None
+                raise
             facts = os.fstat(fd)
             if not stat_module.S_ISREG(facts.st_mode):
                 os.close(fd)
                 raise BlobNotFoundError(key)
-            return fd, _info(key, facts)
+            return fd, blob_info(key, facts)
 
-    def incoming(self, key: str, size: int | None = None) -> Incoming:
-        """Begin to write `key`; size: if known. Raises BlobsFullError when it cannot fit."""
+    def incoming(self, key: str, size: int | None = None, resume: tuple[int, int] | None = None) -> Incoming:
+        """Begin to write `key`; size: of what comes, if known. Raises BlobsFullError when it cannot fit.
+
+        resume: (start, total) appends to an upload in pieces; raises UploadOffsetError unless it has `start` bytes.
+        """
         split_key(key)
         self.check_room(size or 0)
-        return Incoming(self, key)
+        incoming = self.root / "incoming"
+        return Incoming(incoming, key, lambda: self.check_room(0), self._publish, resume)
+
+    def upload_offset(self, key: str) -> int:
+        """Return how many bytes of an upload in pieces are there."""
+        split_key(key)
+        try:
+            return part_path(self.root / "incoming", key).lstat().st_size
+        except FileNotFoundError:
+            return 0
 
     def check_room(self, size: int) -> None:
         """Raises BlobsFullError when `size` more bytes would break a limit."""
@@ -198,11 +207,11 @@ class LocalBlobs:
 
     def _publish(self, incoming: Path, key: str, if_absent: bool) -> BlobInfo:
         segments = split_key(key)
-        with _translated("store", key), self._changing() as usage:
+        with translated("store", key), self._changing() as usage:
             facts = incoming.stat()
             folder = self._folder(segments[:-1], create=True)
             try:
-                old = _file_size(folder, segments[-1])
+                old = file_size(folder, segments[-1])
                 if old is not None and if_absent:
                     raise BlobExistsError(f"there is a blob {key} already")
                 quota = self.limits.quota_bytes
@@ -211,14 +220,14 @@ class LocalBlobs:
                         f"the blob store's quota of {quota} bytes is used up; delete something or raise it",
                         self.limits.retry_after_s,
                     )
-                os.rename(incoming, segments[-1], dst_dir_fd=folder)  # noqa: PTH104: into an open folder
+                os.rename(incoming, segments[-1], dst_dir_fd=folder)
                 usage.add(facts.st_size - (old or 0))
                 os.fsync(folder)
             finally:
                 os.close(folder)
-            return _info(key, facts)
+            return blob_info(key, facts)
 
-    def _folder(self, segments: list[str], create: bool = False) -> int:
+    def _folder(self, segments: Sequence[str], create: bool = False) -> int:
         fd = os.open(self.root / "blobs", _DIR)
         for segment in segments:
             try:
@@ -231,7 +240,7 @@ class LocalBlobs:
             fd = deeper
         return fd
 
-    def _prune(self, segments: list[str]) -> None:
+    def _prune(self, segments: Sequence[str]) -> None:
         while segments:
             try:
                 parent = self._folder(segments[:-1])
@@ -258,124 +267,14 @@ class LocalBlobs:
                     yield from self._walk(folder / entry.name, key, prefix)
             elif key.startswith(prefix) and entry.is_file(follow_symlinks=False):
                 with suppress(FileNotFoundError):
-                    yield _info(key, entry.stat(follow_symlinks=False))
+                    yield blob_info(key, entry.stat(follow_symlinks=False))
 
     @contextmanager
-    def _changing(self) -> Iterator[_Usage]:
+    def _changing(self) -> Iterator[Usage]:
         # A description of its own for each change: flock then also keeps threads of one process apart.
         fd = os.open(self.root / "usage", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            yield _Usage(fd)
+            yield Usage(fd)
         finally:
             os.close(fd)
-
-
-class Incoming:
-    """A blob on its way in: write pieces, then commit; leaving the ``with`` without a commit leaves nothing."""
-
-    def __init__(self, store: LocalBlobs, key: str) -> None:
-        self._store, self._key = store, key
-        self._path = store.root / "incoming" / uuid.uuid4().hex
-        self._fd: int | None = None
-        self.size = 0
-        with _translated("store", key):
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
-    def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Append `piece`. Raises BlobsFullError when the disk runs low on the way."""
-        assert self._fd is not None, "written to after its end"
-        before = self.size
-        view = memoryview(piece)
-        with _translated("store", self._key):
-            while view:
-                written = os.write(self._fd, view)
-                self.size += written
-                view = view[written:]
-        if before // _LOOK_AT_DISK_EVERY != self.size // _LOOK_AT_DISK_EVERY:
-            self._store.check_room(0)
-
-    def commit(self, if_absent: bool = False) -> BlobInfo:
-        """Make the blob visible, whole and durable. Raises BlobExistsError when `if_absent` and it is there."""
-        assert self._fd is not None, "committed after its end"
-        with _translated("store", self._key):
-            os.fsync(self._fd)
-        os.close(self._fd)
-        self._fd = None
-        return self._store._publish(self._path, self._key, if_absent)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-        with suppress(FileNotFoundError):  # renamed by the commit
-            self._path.unlink()
-
-
-class _Usage:
-    """The bytes stored, as the locked file says."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        text = os.pread(fd, 32, 0)
-        self.value = int(text) if text.strip().isdigit() else 0
-
-    def add(self, change: int) -> None:
-        self.value = max(0, self.value + change)
-        self.save()
-
-    def save(self) -> None:
-        os.pwrite(self._fd, b"%031d\n" % self.value, 0)
-
-
-class _Slice(io.RawIOBase):
-    """Bytes [position, stop) of an open file, which it closes."""
-
-    def __init__(self, fd: int, position: int, stop: int) -> None:
-        self._fd, self._position, self._stop = fd, position, stop
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = min(len(buffer), max(0, self._stop - self._position))
-        count = os.preadv(self._fd, [buffer[:wanted]], self._position) if wanted else 0
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._fd)
-        super().close()
-
-
-def _info(key: str, facts: os.stat_result) -> BlobInfo:
-    # A blob is replaced by rename only, so these change whenever the content does.
-    tag = f"{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}"
-    etag = hashlib.blake2b(tag.encode(), digest_size=16).hexdigest()
-    return BlobInfo(key, facts.st_size, etag, datetime.fromtimestamp(facts.st_mtime, UTC))
-
-
-def _file_size(folder: int, name: str) -> int | None:
-    try:
-        facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    return facts.st_size if stat_module.S_ISREG(facts.st_mode) else None
-
-
-@contextmanager
-def _translated(doing: str, what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {28, 122}:  # ENOSPC, EDQUOT
-            raise BlobsFullError("the blob store's disk is full; free some space") from error
-        if isinstance(error, (NotADirectoryError, IsADirectoryError, FileExistsError)) or error.errno == 40:
-            raise BlobError(
-                f"cannot {doing} blob {what}: part of its path is already a blob, a folder of blobs or a link"
-            ) from error
-        raise BlobError(f"cannot {doing} {what}: {error.strerror}") from error

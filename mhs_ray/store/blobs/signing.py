@@ -50,7 +50,7 @@ class Grant:
     filename: str | None
 
 
-class SignatureRefused(Exception):  # noqa: N818: an answer, not a fault of ours
+class SignatureError(Exception):
     """A URL that gives no right; `code` as S3 names it, the message fit for whoever holds the URL."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -74,16 +74,16 @@ def signed_path(keys: SigningKeys, method: str, key: str, expires: int, filename
 
 
 def verify(keys: SigningKeys, path: str, query: str, now: float) -> Grant:
-    """Return what the URL grants. path: percent-decoded. Raises SignatureRefused when forged or expired.
+    """Return what the URL grants. path: percent-decoded. Raises SignatureError when forged or expired.
 
     The signature is checked before the time: only who holds a real URL learns that it has expired.
     """
     fields = parse_qs(query, keep_blank_values=True, max_num_fields=20)
     if any(len(values) > 1 for values in fields.values()):
-        raise SignatureRefused("SignatureDoesNotMatch", "A query parameter is given twice.")
+        raise SignatureError("SignatureDoesNotMatch", "A query parameter is given twice.")
     one = {name: values[0] for name, values in fields.items()}
     if _SIGNATURE not in one:
-        raise SignatureRefused("AccessDenied", "The URL is not signed.")
+        raise SignatureError("AccessDenied", "The URL is not signed.")
     method, version, filename = one.get(_METHOD, ""), one.get(_VERSION, ""), one.get(_FILENAME)
     expires_text, key = one.get(_EXPIRES, ""), path.removeprefix(PATH_PREFIX)
     expires = int(expires_text) if expires_text.isascii() and expires_text.isdigit() and len(expires_text) < 16 else -1
@@ -96,7 +96,7 @@ def verify(keys: SigningKeys, path: str, query: str, now: float) -> Grant:
             _mac(secret, version, method, key, expires, filename).encode(), one[_SIGNATURE].encode()
         )
     ):
-        raise SignatureRefused("SignatureDoesNotMatch", "The signature does not fit this URL.")
+        raise SignatureError("SignatureDoesNotMatch", "The signature does not fit this URL.")
     if now >= expires:
-        raise SignatureRefused("AccessDenied", "Request has expired; ask for a new URL.")
+        raise SignatureError("AccessDenied", "Request has expired; ask for a new URL.")
     return Grant(method, key, filename)

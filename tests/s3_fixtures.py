@@ -76,8 +76,9 @@ def seaweedfs() -> Iterator[S3Server]:
         flags = [f"-{n}.port={ports[2 * i]}" for i, n in enumerate(names)]
         flags += [f"-{n}.port.grpc={ports[2 * i + 1]}" for i, n in enumerate(names)]
         command = [
-            weed, "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
-            f"-s3.config={config}", "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", *flags,
+            str(weed), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
+            f"-s3.config={config}", "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            *flags,
         ]  # fmt: skip
         log = Path(folder, "log")
         with log.open("wb") as out:

@@ -177,7 +177,8 @@ def test_blobs_are_listed_in_the_order_of_their_keys(store: BlobStore) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "/etc/passwd", "a//b", "a/../b", "../x", "a/.", "a/", "a\\b", "a\nb", "é/x", "a\x00b", "x" * 1025, "a?b", "a%2e"]
+    "bad",
+    ["", "/etc", "a//b", "a/../b", "../x", "a/.", "a/", "a\\b", "a\nb", "é/x", "a\x00b", "x" * 1025, "a?b", "a%2e"]
 )  # fmt: skip
 def test_a_key_that_is_no_key_is_refused_everywhere(store: BlobStore, bad: str) -> None:
     with pytest.raises(BlobError, match="is no blob key"):

@@ -62,7 +62,11 @@ def raw_exchange(url: str, head: str, body: bytes = b"", close: bool = False) ->
 
 
 def leftovers(store: LocalBlobs) -> list[str]:
-    return sorted(p.name for p in (store.root / "incoming").iterdir())
+    """What still lies in ``incoming`` after the server had time to clean up behind a connection that ended."""
+    deadline = time.monotonic() + 10
+    while (there := sorted(p.name for p in (store.root / "incoming").iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return there
 
 
 # ---- memory and pace

@@ -6,6 +6,7 @@ given up are purged. Its notifications are kept in its memory only (a kill loses
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -108,13 +109,16 @@ class RegistryServer:
             )  # fmt: skip
         self._pid_path.write_text(str(self._process.pid))
         deadline = time.monotonic() + timeout_s
-        while not self.healthy():
-            if self._process.poll() is not None:
+        answers = False
+        while not answers:
+            time.sleep(0.05)
+            answers = self.healthy(timeout_s=0.5)
+            if self._process.poll() is not None:  # looked at last: what answers may be another's
+                self._pid_path.unlink(missing_ok=True)
                 raise RegistryError(f"{self._binary} ended at once on {self.address}: {self._last_words()}")
-            if time.monotonic() > deadline:
+            if not answers and time.monotonic() > deadline:
                 self.stop()
                 raise RegistryError(f"{self._binary} did not answer on {self.address} within {timeout_s:g} s")
-            time.sleep(0.05)
         log.info("registry answers on %s", self.address)
 
     def stop(self, grace_s: float = 10) -> None:
@@ -177,20 +181,25 @@ class RegistryServer:
     def _end_leftover(self) -> None:
         try:
             pid = int(self._pid_path.read_text())
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (OSError, ValueError):
             return
-        if os.fsencode(self.config_path) not in words:
-            return  # the number is another's by now
-        log.warning("ending the registry %d that an earlier start left behind", pid)
         for number, patience_s in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
             deadline = time.monotonic() + patience_s
             while time.monotonic() < deadline:
-                try:
-                    os.kill(pid, number)
-                except ProcessLookupError:
+                if not self._is_ours(pid):
                     return
+                log.warning("ending the registry %d that an earlier start left behind", pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
                 time.sleep(0.1)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Say whether this process runs on our configuration; its number may be another's by now."""
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return os.fsencode(self.config_path) in words
 
     def _last_words(self) -> str:
         with self.log_path.open("rb") as file:

@@ -71,20 +71,21 @@ class HttpServer:
         await self._application.__aexit__(kind, error, trace)
 
     async def serve(self, conn: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """Serve requests on `conn` until either side closes it. Raises OSError when the TLS handshake fails."""
+        """Serve requests on `conn`, which this takes over, until either side closes it.
+
+        Raises OSError when the TLS handshake fails.
+        """
         loop = asyncio.get_running_loop()
         assert self._config is not None
         config = self._config
-        # The transport closes the socket it is given; a duplicate leaves the caller's own to the caller.
-        protocol: _Connection | None = None
-        transport: asyncio.BaseTransport | None = None
 
         def factory() -> _Connection:
             return _Connection(config, self._state, self._head_s, loop)
 
         timeout = self._head_s if tls is not None else None
+        own = socket.socket(fileno=conn.detach())
         transport, protocol = await loop.connect_accepted_socket(
-            factory, conn.dup(), ssl=tls, ssl_handshake_timeout=timeout, ssl_shutdown_timeout=timeout
+            factory, own, ssl=tls, ssl_handshake_timeout=timeout, ssl_shutdown_timeout=timeout
         )
         try:
             await protocol.closed

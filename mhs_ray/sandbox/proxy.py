@@ -147,6 +147,8 @@ class Proxy:
                     await self._serve_tls(conn, port)
             except (OSError, TimeoutError, PeekError) as e:
                 log.debug("a sandbox connection ended: %s", e)
+            except Exception:
+                log.exception("serving a sandbox connection failed")
 
     async def _head(self, conn: socket.socket) -> RequestHead | None:
         try:

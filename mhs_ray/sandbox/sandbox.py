@@ -15,12 +15,15 @@ process that opened a sandbox dies, opening it again under the same name finds a
 from __future__ import annotations
 
 import logging
+import posixpath
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -45,6 +48,10 @@ log = logging.getLogger(__name__)
 
 DEFAULT_DEBUG_BYTES: Final = 2 << 30
 _TRUST_TARGET: Final = "/etc/mhs/trust.pem"
+_TRUST_STORE: Final = re.compile(
+    r"/(?!proc/|sys/|dev/|run/|tmp/|var/tmp/|input/|output/|scratch/)[!-~]{1,1000}\.(?:pem|crt)"
+)
+_MAX_STORES: Final = 32
 _START_S: Final = 120
 _PAUSE_LIMITS: Final = Limits(cpus=0.2, memory_bytes=64 << 20, pids=64, shm_bytes=1 << 20, open_files=1024)
 _TRUST_VARIABLES: Final = (
@@ -107,6 +114,7 @@ class Sandbox:
         self._proxy: Proxy | None = None
         self._scratch: Scratch | None = None
         self._pause: Thread | None = None
+        self._pause_outcome: Future[ContainerStatus] = Future()
 
     @property
     def network_of(self) -> str:
@@ -134,13 +142,14 @@ class Sandbox:
         self._files.accept("debug")
         ca = AttemptCa.open(private, self._table.local_hosts)
         self._write_shared(ca)
+        self._start_pause()  # takes longer than all the rest, which is done meanwhile
         info = self._engine.info()
         self._scratch = open_scratch(self._folder, self._spec.scratch_bytes, (info.host_uid, info.host_gid))
         limits = self._spec.proxy_limits or ProxyLimits()
         server = HttpServer(LocalHosts(self._table, self._files), limits.head_s)
         tls = ca.server_context(self._table.local_hosts)
         self._proxy = Proxy(self._table, server, tls, self._on_denied, limits, self._resolve)
-        self._proxy.start(listeners(self._hold_network(), (PROXY_PORT, 80, *self._table.tls_ports)))
+        self._proxy.start(listeners(self._pause_pid(), (PROXY_PORT, 80, *self._table.tls_ports)))
 
     def _write_shared(self, ca: AttemptCa) -> None:
         shared = self._folder / "shared"
@@ -152,8 +161,8 @@ class Sandbox:
         if not bundle.exists() or ca.certificate_pem not in bundle.read_bytes():
             write_shared(bundle, trust_bundle(ca))
 
-    def _hold_network(self) -> int:
-        """Start (or adopt) the pause container and return its process id on the node."""
+    def _start_pause(self) -> None:
+        """Start (or adopt) the pause container in a thread that ends with it."""
         spec = ContainerSpec(
             name=self.network_of,
             image=self._spec.pause_image,
@@ -162,48 +171,39 @@ class Sandbox:
             limits=_PAUSE_LIMITS,
             command=PAUSE_COMMAND,
         )
-        settled = Event()
-        started: list[ContainerStatus] = []
-        failures: list[BaseException] = []
-
-        def on_started(status: ContainerStatus) -> None:
-            started.append(status)
-            settled.set()
+        outcome = self._pause_outcome = Future[ContainerStatus]()
 
         def run() -> None:
             try:
-                self._engine.run(spec, lambda _stream, _data: None, on_started)
+                self._engine.run(spec, lambda _stream, _data: None, outcome.set_result)
             except Exception as e:
-                failures.append(e)
-                if started:
+                if outcome.done():
                     log.warning("the pause container %s is out of sight: %s", spec.name, e)
-            finally:
-                settled.set()
+                else:
+                    outcome.set_exception(e)
+            if not outcome.done():
+                outcome.set_exception(SandboxError(f"the pause container {spec.name} ended at once"))
 
         self._pause = Thread(target=run, name=f"mhs-pause-{self._spec.name}", daemon=True)
         self._pause.start()
-        if not settled.wait(_START_S):
-            raise SandboxError(f"the pause container {spec.name} did not start within {_START_S} s")
-        if not started:
-            if failures and isinstance(failures[0], EngineError):
-                raise failures[0]
-            raise SandboxError(
-                f"the pause container {spec.name} ended at once: {failures[0] if failures else 'no error'}"
-            )
-        pid = started[0].pid
+
+    def _pause_pid(self) -> int:
+        try:
+            pid = self._pause_outcome.result(_START_S).pid
+        except TimeoutError as e:
+            raise SandboxError(f"the pause container {self.network_of} did not start within {_START_S} s") from e
         if pid is None:
-            raise SandboxError(f"the pause container {spec.name} has no process; remove it and retry")
+            raise SandboxError(f"the pause container {self.network_of} has no process; remove it and retry")
         return pid
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
         """What the model container needs mounted: names, trust (also over the image's own stores), writable places."""
         shared = self._folder / "shared"
-        trust_targets = dict.fromkeys((_TRUST_TARGET, *SYSTEM_ROOTS[:2], *self._spec.ca_bundles))
         return (
             Mount(shared / "hosts", "/etc/hosts"),
             Mount(shared / "resolv.conf", "/etc/resolv.conf"),
-            *(Mount(shared / "trust.pem", target) for target in trust_targets),
+            *(Mount(shared / "trust.pem", target) for target in trust_targets(self._spec.ca_bundles)),
             *_opened(self._scratch).mounts,
         )
 
@@ -255,6 +255,8 @@ class Sandbox:
         """
         self.detach()
         failure: Exception | None = None
+        if self._pause is not None:
+            wait([self._pause_outcome], _START_S)  # what is only just being started cannot be removed yet
         try:
             self._engine.remove(self.network_of)
         except EngineError as e:
@@ -279,6 +281,16 @@ class Sandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def trust_targets(ca_bundles: Sequence[str]) -> tuple[str, ...]:
+    """Return the paths in a container over which the trust bundle goes.
+
+    ca_bundles: paths found inside an image, which may have been named to do harm: only those that a trust store
+    can have are taken.
+    """
+    sane = [path for path in ca_bundles if _TRUST_STORE.fullmatch(path) and posixpath.normpath(path) == path]
+    return tuple(dict.fromkeys((_TRUST_TARGET, *SYSTEM_ROOTS[:2], *sane[:_MAX_STORES])))
 
 
 def _opened(part: _T | None) -> _T:

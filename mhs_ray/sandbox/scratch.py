@@ -55,7 +55,7 @@ class LoopScratch:
     """
 
     def __init__(self, folder: Path, size_bytes: int, owner: tuple[int, int] = (0, 0)) -> None:
-        self._folder = folder
+        self._folder = folder = folder.resolve()  # as the kernel names its mounts
         mounted = folder / _MOUNTED
         try:
             if str(mounted) not in mounts_below(folder):

@@ -17,6 +17,12 @@ from mhs_ray.domain.settings import ClusterSettings
 log = logging.getLogger(__name__)
 
 
+def nodes() -> list[dict[str, Any]]:
+    """Return what Ray knows of its nodes, dead ones too."""
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return known
+
+
 class RayCluster:
     """on_launched: told of each attempt's actor, to wait for its end."""
 
@@ -27,7 +33,7 @@ class RayCluster:
         """Every type of the contract on a single machine; else one that a node has or that the autoscaler knows."""
         if self._settings.placement == "single":
             return instance_type in INSTANCE_TYPES
-        here = {node["Labels"].get(LABEL) for node in ray.nodes() if node["Alive"]}
+        here = {node["Labels"].get(LABEL) for node in nodes() if node["Alive"]}
         return instance_type in here or instance_type in self._settings.instance_types
 
     def launch(self, key: AttemptKey, label: str, instance_type: str) -> None:

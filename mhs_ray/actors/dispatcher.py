@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, Final
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mhs_ray.actors.cluster import RayCluster
-from mhs_ray.actors.names import DISPATCHER, NAMESPACE
+from mhs_ray.actors.cluster import RayCluster, nodes
+from mhs_ray.actors.names import DISPATCHER, NAMESPACE, begin_soon
 from mhs_ray.actors.node import sweep_node
 from mhs_ray.attempt.order import AttemptOrder, Outcome
 from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
@@ -34,16 +35,18 @@ class DispatcherShell:
         settings = load_settings()
         configure_logging(settings)
         self._core = build_core(settings, Endpoints.load(settings.home))
-        self._loop = asyncio.get_running_loop() if _in_loop() else asyncio.get_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._cluster = RayCluster(settings.cluster, self._launched)
         self._dispatcher = Dispatcher(self._core, self._cluster)
         self._wake = asyncio.Event()
         self._waiting: dict[AttemptKey, asyncio.Task[None]] = {}
         self._main: asyncio.Task[None] | None = None
+        begin_soon(DISPATCHER)
 
     async def begin(self) -> None:
-        """Reconcile, then dispatch for ever. Called after creation and after every restart; twice is as good as once."""
+        """Reconcile, then dispatch for ever; twice is as good as once."""
         if self._main is None or self._main.done():
+            self._loop = asyncio.get_running_loop()
             self._main = asyncio.create_task(self._run())
 
     async def ping(self) -> str:
@@ -75,7 +78,7 @@ class DispatcherShell:
         while True:
             self._wake.clear()
             try:
-                now = self._loop.time()
+                now = monotonic()
                 if now >= next_reconcile:
                     await asyncio.to_thread(self._dispatcher.reconcile)
                     next_reconcile = now + _RECONCILE_S
@@ -90,7 +93,7 @@ class DispatcherShell:
                 log.exception("the dispatcher could not work; it tries again")
                 pause = _DB_BACK_S
             try:
-                await asyncio.wait_for(self._wake.wait(), min(pause, max(0.05, next_reconcile - self._loop.time())))
+                await asyncio.wait_for(self._wake.wait(), min(pause, max(0.05, next_reconcile - monotonic())))
             except TimeoutError:
                 continue
 
@@ -108,6 +111,7 @@ class DispatcherShell:
             self._cluster.stop(key)
 
     def _launched(self, key: AttemptKey, actor: Any) -> None:
+        assert self._loop is not None  # nothing is launched before `begin`
         self._loop.call_soon_threadsafe(self._watch, key, actor)
 
     def _watch(self, key: AttemptKey, actor: Any) -> None:
@@ -144,7 +148,7 @@ class DispatcherShell:
                 await asyncio.sleep(_DB_BACK_S)
 
     def _sweep(self) -> None:
-        for node in ray.nodes():
+        for node in nodes():
             if node["Alive"]:
                 place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 _sweep.options(scheduling_strategy=place).remote(self._core.keys.platform)
@@ -159,20 +163,12 @@ def _sweep(platform: str) -> list[str]:
     return sweep_node(platform, alive)
 
 
-def _in_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
 DispatcherActor = ray.remote(DispatcherShell)
 
 
-def start_dispatcher() -> Any:
-    """Start the dispatcher unless it is there; returns its handle."""
-    actor = DispatcherActor.options(
+def start_dispatcher() -> None:
+    """Start the dispatcher unless it is there."""
+    actor: Any = DispatcherActor.options(
         name=DISPATCHER,
         namespace=NAMESPACE,
         lifetime="detached",
@@ -184,4 +180,3 @@ def start_dispatcher() -> Any:
         resources={"node:__internal_head__": 0.001},
     ).remote()
     ray.get(actor.begin.remote())
-    return actor

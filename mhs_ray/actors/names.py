@@ -1,9 +1,13 @@
-"""Names of our actors as people see them in the Ray dashboard."""
+"""Names of our actors as people see them in the Ray dashboard, and how one that came back gets going."""
 
 from __future__ import annotations
 
 import re
+import threading
+import time
 from typing import Final
+
+import ray
 
 NAMESPACE: Final = "mhs"
 DISPATCHER: Final = "mhs dispatcher"
@@ -21,3 +25,17 @@ def attempt_key(name: str) -> tuple[int, int] | None:
     """Return (job, attempt) of an attempt's actor name, None for another actor's."""
     match = _ATTEMPT.match(name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def begin_soon(name: str) -> None:
+    """Have the named actor, which is being made in this process, call its own `begin`: also after a restart by Ray."""
+
+    def call() -> None:
+        for _ in range(100):
+            try:
+                ray.get(ray.get_actor(name, NAMESPACE).begin.remote())
+                return
+            except (ValueError, ray.exceptions.RayActorError):
+                time.sleep(0.1)
+
+    threading.Thread(target=call, name="begin", daemon=True).start()

@@ -61,7 +61,7 @@ def node_name() -> str:
 def sweep_node(platform: str, alive: Callable[[], Collection[tuple[int, int]]]) -> list[str]:
     """Remove containers and folders of attempts that nobody owns; returns what was removed.
 
-    alive: asked only after what is here was listed, so that an attempt that begins meanwhile is never taken for a dead one.
+    alive: asked only after what is here was listed, so that an attempt that begins meanwhile is safe.
     """
     node = open_node()
     sandboxes, work = node.folder / "sandboxes", node.folder / "work"

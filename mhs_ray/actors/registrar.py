@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from mhs_ray.actors.names import NAMESPACE, REGISTRAR
+from mhs_ray.actors.names import NAMESPACE, REGISTRAR, begin_soon
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.logs import configure_logging
@@ -28,6 +28,7 @@ class RegistrarShell:
         self._wake = asyncio.Event()
         self._hints: set[int] = set()
         self._main: asyncio.Task[None] | None = None
+        begin_soon(REGISTRAR)
 
     async def begin(self) -> None:
         """Start to look; twice is as good as once."""
@@ -59,9 +60,9 @@ class RegistrarShell:
 RegistrarActor = ray.remote(RegistrarShell)
 
 
-def start_registrar() -> Any:
-    """Start the registrar unless it is there; returns its handle."""
-    actor = RegistrarActor.options(
+def start_registrar() -> None:
+    """Start the registrar unless it is there."""
+    actor: Any = RegistrarActor.options(
         name=REGISTRAR,
         namespace=NAMESPACE,
         lifetime="detached",
@@ -73,4 +74,3 @@ def start_registrar() -> Any:
         resources={"node:__internal_head__": 0.001},
     ).remote()
     ray.get(actor.begin.remote())
-    return actor

@@ -12,14 +12,14 @@ from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.keys import Keys, load_keys
 from mhs_ray.ports import BlobStore, ImageRegistry
-from mhs_ray.registry.client import DistributionRegistry
+from mhs_ray.registry.distribution import DistributionRegistry
 from mhs_ray.registry.keys import RegistryKeys
 from mhs_ray.registry.tokens import RegistryTokens
 from mhs_ray.services.containers import AlgorithmService, ContainerService
 from mhs_ray.services.gateway import GatewayService
 from mhs_ray.services.images import ImageService
 from mhs_ray.services.jobs import JobService
-from mhs_ray.services.policy import open_blobs, url_policy
+from mhs_ray.services.policy import REGISTRY_ISSUER, REGISTRY_SERVICE, open_blobs, url_policy
 from mhs_ray.services.scans import ScanService
 from mhs_ray.store.sql.catalog import Algorithms, Containers, Images, Scans
 from mhs_ray.store.sql.clients import Clients
@@ -28,9 +28,6 @@ from mhs_ray.store.sql.jobs import Jobs
 from mhs_ray.store.sql.results import Results
 from mhs_ray.store.sql.secrets import Vault
 from mhs_ray.store.sql.tasks import Tasks
-
-REGISTRY_ISSUER = "mhs-ray"
-REGISTRY_SERVICE = "mhs-registry"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,10 @@ from mhs_ray.platform.keys import Keys
 from mhs_ray.ports import BlobStore
 from mhs_ray.slides.url_guard import UrlPolicy
 from mhs_ray.store.blobs.local import LocalBlobs, LocalLimits
+from mhs_ray.store.blobs.server import ServerConfig
+
+REGISTRY_ISSUER = "mhs-ray"
+REGISTRY_SERVICE = "mhs-registry"
 
 
 def url_policy(settings: Settings, endpoints: Endpoints) -> UrlPolicy:
@@ -35,4 +39,17 @@ def open_blobs(settings: Settings, endpoints: Endpoints, keys: Keys) -> BlobStor
         prefix=settings.blobs.prefix,
         endpoint=settings.blobs.endpoint_url,
         region=settings.blobs.region,
+    )
+
+
+def blob_server_config(settings: Settings, keys: Keys, port: int) -> ServerConfig:
+    """Return what the local blob server is told; the same keys sign in `open_blobs`."""
+    return ServerConfig(
+        root=settings.home / "blobs",
+        port=port,
+        keys={"1": keys.blobs.hex()},
+        current_key="1",
+        quota=settings.blobs.quota,
+        min_free=settings.blobs.min_free,
+        max_blob=settings.slides.max_slide,
     )

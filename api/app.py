@@ -1,0 +1,117 @@
+"""The application: FastAPI on Ray Serve, or on any ASGI server in tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from fastapi import FastAPI
+from ray import serve
+
+from api import errors
+from api.intake import Intake
+from api.routes import catalog, gateway, jobs, platform, scans
+from mhs_ray import __version__
+from mhs_ray.domain.errors import MhsError
+from mhs_ray.domain.settings import load_settings
+from mhs_ray.platform.endpoints import Endpoints
+from mhs_ray.platform.logs import configure_logging
+from mhs_ray.services.core import Core, build_core
+
+log = logging.getLogger(__name__)
+
+_DESCRIPTION = """
+Run your own model containers on whole slide images.
+
+Sign in with `Authorization: Basic` (a client's id and secret) or with a bearer token from `POST /api/v3/token`.
+Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem documents with a stable `type`.
+"""
+
+
+@dataclass(frozen=True)
+class Peers:
+    """The platform's other parts as the API calls them; none of these may block."""
+
+    wake: Callable[[], None]
+    pushed: Callable[[list[int]], None]
+    ping: Callable[[], Awaitable[str]]
+
+
+def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
+    """Return the application. make: builds the services when it starts; None: from the settings, on Ray."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        core, peers = await asyncio.to_thread(make or _on_ray)
+        app.state.core = core
+        app.state.pushed = peers.pushed
+        app.state.intake = Intake(core.db, core.tasks, peers.wake)
+        app.state.readiness = lambda: _readiness(core, peers)
+        yield
+        core.db.close()
+
+    app = FastAPI(
+        title="mhs-ray", version=__version__, description=_DESCRIPTION, lifespan=lifespan, redoc_url=None,
+        openapi_url="/openapi.json", docs_url="/docs",
+    )  # fmt: skip
+    errors.install(app)
+    for module in (catalog, scans, jobs, gateway, platform):
+        app.include_router(module.router)
+    return app
+
+
+def _on_ray() -> tuple[Core, Peers]:
+    from mhs_ray.actors.peers import ray_peers
+
+    settings = load_settings()
+    configure_logging(settings)
+    wake, pushed, ping = ray_peers()
+    return build_core(settings, Endpoints.load(settings.home), wake), Peers(wake, pushed, ping)
+
+
+async def _readiness(core: Core, peers: Peers) -> dict[str, str]:
+    """Ask every part; a part that does not answer within 3 s is named with its error's kind."""
+
+    def database() -> str:
+        with core.db.read() as conn:
+            conn.execute(sa.text("SELECT 1"))
+        return "ok"
+
+    def blobs() -> str:
+        core.blobs.stat("health/ready")
+        return "ok"
+
+    def registry() -> str:
+        core.registry.pushed(0)
+        return "ok"
+
+    async def ask(check: Awaitable[str]) -> str:
+        try:
+            return await asyncio.wait_for(check, 3)
+        except TimeoutError:
+            return "no answer within 3 s"
+        except MhsError as error:
+            return str(error)
+        except Exception as error:
+            log.warning("readiness: %s", error)
+            return type(error).__name__
+
+    names = ("database", "blobs", "registry", "dispatcher")
+    checks = (asyncio.to_thread(database), asyncio.to_thread(blobs), asyncio.to_thread(registry), peers.ping())
+    return dict(zip(names, await asyncio.gather(*(ask(c) for c in checks)), strict=True))
+
+
+@serve.deployment(name="api", max_ongoing_requests=1000, max_queued_requests=2000, graceful_shutdown_timeout_s=20)
+@serve.ingress(build_app)
+class Api:
+    """The Serve deployment; the routes are FastAPI's."""
+
+
+def build(args: dict[str, Any] | None = None) -> serve.Application:
+    """Return the Serve application; the import path of Serve configs is ``api.app:build``."""
+    return Api.options(**(args or {})).bind()  # type: ignore[no-any-return, attr-defined]

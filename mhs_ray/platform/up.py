@@ -1,0 +1,272 @@
+"""Starting and stopping the whole platform on one machine: Ray, Serve, registry, blob server."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from mhs_ray.domain.errors import ConflictError, MhsError
+from mhs_ray.domain.settings import Settings
+from mhs_ray.platform.endpoints import Endpoints
+from mhs_ray.platform.keys import Keys, load_keys, write_private
+from mhs_ray.platform.processes import alive, end
+
+log = logging.getLogger(__name__)
+
+_READY_S: Final = 180.0
+Say = Callable[[str], None]
+
+
+class StartError(MhsError):
+    """A part of the platform did not start; the message names it and its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What `up` started, as it is kept in ``run/platform.json``. pids: of the processes to end at `down`."""
+
+    supervisor: int
+    ray: tuple[int, ...]
+    temp_dir: str
+
+    def save(self, home: Path) -> None:
+        """Write it to the home folder."""
+        data = {"supervisor": self.supervisor, "ray": list(self.ray), "temp_dir": self.temp_dir}
+        write_private(home / "run" / "platform.json", json.dumps(data).encode())
+
+    @classmethod
+    def load(cls, home: Path) -> Running | None:
+        """Read it; None when nothing was started."""
+        try:
+            data = json.loads((home / "run" / "platform.json").read_text())
+        except FileNotFoundError:
+            return None
+        return cls(data["supervisor"], tuple(data["ray"]), data["temp_dir"])
+
+
+def up(settings: Settings, say: Say) -> Endpoints:
+    """Start what does not run yet and return once the platform is ready. Raises StartError, ConflictError."""
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _only_one(settings.home):
+        known = Running.load(settings.home)
+        if known is not None and alive(known.supervisor) and any(alive(p) for p in known.ray):
+            endpoints = Endpoints.load(settings.home)
+            _wait_ready(settings, endpoints, say)
+            return endpoints
+        if known is not None:
+            down(settings, say, locked=True)
+        return _start(settings, load_keys(settings.home / "keys"), say)
+
+
+def _start(settings: Settings, keys: Keys, say: Say) -> Endpoints:
+    ports = _ports(settings)
+    gcs = ports["gcs"]
+    endpoints = Endpoints(
+        api_url=f"http://{settings.api.host}:{ports['api']}",
+        blobs_url=f"http://127.0.0.1:{ports['blobs']}",
+        registry=f"127.0.0.1:{ports['registry']}",
+        ray_address=f"127.0.0.1:{gcs}",
+        dashboard_url=f"http://127.0.0.1:{ports['dashboard']}",
+    )
+    endpoints.save(settings.home)
+    logs = settings.home / "logs"
+    logs.mkdir(exist_ok=True, mode=0o700)
+    environment = ray_environment(settings, keys)
+    temp_dir = f"/tmp/mhs-{keys.platform}"  # noqa: S108 (unix sockets need a short path; Ray makes it 0700 below)
+    Path(temp_dir).mkdir(mode=0o700, exist_ok=True)
+    say("starting the registry and the blob server")
+    with (logs / "supervisor.log").open("ab") as out:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "mhs_ray.platform.supervisor"], env=environment, stdin=subprocess.DEVNULL,
+            stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
+    Running(supervisor.pid, (), temp_dir).save(settings.home)
+    try:
+        say("starting Ray")
+        _ray_start(settings, environment, temp_dir, gcs, ports["dashboard"])
+        Running(supervisor.pid, tuple(_ray_pids(temp_dir)), temp_dir).save(settings.home)
+        say("starting the API")
+        _python(environment, logs / "deploy.log", "-m", "mhs_ray.actors.deploy")
+        _wait_ready(settings, endpoints, say)
+    except BaseException:
+        down(settings, say, locked=True)
+        raise
+    return endpoints
+
+
+def ray_environment(settings: Settings, keys: Keys) -> dict[str, str]:
+    """Return the environment of every process of the platform: Ray asks for a token and listens on loopback only."""
+    token = settings.home / "keys" / "ray-token"
+    return {
+        **os.environ,
+        "MHS_HOME": str(settings.home),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_ENABLE_RECORD_ACTOR_TASK_LOGGING": "1",
+        "RAY_SERVE_ENABLE_HA_PROXY": "0",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
+    }
+
+
+def _ray_start(settings: Settings, environment: dict[str, str], temp_dir: str, gcs: int, dashboard: int) -> None:
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*"))) or settings.cluster.declared_gpus
+    command = [
+        str(Path(sys.executable).with_name("ray")), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
+        f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", f"--num-gpus={gpus}", f"--temp-dir={temp_dir}",
+        "--disable-usage-stats", f"--num-cpus={max(4, os.cpu_count() or 1)}", "--object-store-memory=268435456",
+    ]  # fmt: skip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        raise StartError(f"Ray did not start: {(done.stderr or done.stdout).strip()[-2000:]}")
+
+
+def _python(environment: dict[str, str], log_file: Path, *arguments: str) -> None:
+    with log_file.open("wb") as out:
+        done = subprocess.run(
+            [sys.executable, *arguments], env=environment, stdout=out, stderr=out, timeout=300, check=False
+        )
+    if done.returncode:
+        raise StartError(f"the API was not deployed; the end of {log_file}:\n{log_file.read_text()[-3000:]}")
+
+
+def _wait_ready(settings: Settings, endpoints: Endpoints, say: Say) -> None:
+    deadline = time.monotonic() + _READY_S
+    last, told = "no answer", ""
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.get(f"{endpoints.api_url}/readyz", timeout=10, trust_env=False)
+            if answer.status_code == 200:
+                return
+            last = str(answer.json().get("parts", answer.text))
+        except (httpx.HTTPError, ValueError) as error:
+            last = type(error).__name__
+        if last != told and time.monotonic() > deadline - _READY_S + 20:
+            say(f"waiting: {last}")
+            told = last
+        time.sleep(0.25)
+    raise StartError(
+        f"the platform was not ready within {_READY_S:.0f} s ({last}); its logs are in {settings.home}/logs"
+    )
+
+
+def down(settings: Settings, say: Say, *, locked: bool = False) -> bool:
+    """End everything that `up` started; returns whether anything ran. Containers of jobs are removed too."""
+    with contextlib.nullcontext() if locked else _only_one(settings.home):
+        known = Running.load(settings.home)
+        if known is None:
+            return False
+        say("stopping Ray")
+        pids = set(known.ray) | set(_ray_pids(known.temp_dir))
+        # The raylet first: it would start what is ended below it again.
+        for pid in sorted(pids, key=lambda p: "raylet/raylet" not in _command(p)):
+            end(pid, grace_s=5)
+        say("stopping the registry and the blob server")
+        end(known.supervisor)
+        remove_containers(settings)
+        shutil.rmtree(known.temp_dir, ignore_errors=True)
+        (settings.home / "run" / "platform.json").unlink(missing_ok=True)
+        return True
+
+
+def remove_containers(settings: Settings) -> None:
+    """Remove what attempts left on this machine; only called when nothing of the platform runs."""
+    from mhs_ray.engines import labels
+    from mhs_ray.engines.select import pick_engine
+    from mhs_ray.sandbox.scratch import sweep
+
+    platform = load_keys(settings.home / "keys").platform
+    try:
+        engine = pick_engine(settings.engine, docker_host=settings.docker_host)
+        for container in engine.containers(f"{labels.PLATFORM}={platform}"):
+            engine.remove(container.name)
+    except MhsError as error:
+        log.warning("containers could not be looked for: %s", error)
+    for name in ("sandboxes", "work"):
+        if (settings.node_dir / name).is_dir():
+            sweep(settings.node_dir / name, ())
+
+
+def _ray_pids(temp_dir: str) -> list[int]:
+    """Return the processes of the Ray that lives in `temp_dir`: they name it on their command line or hold it open."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            command = _command(int(entry.name))
+            if temp_dir in command or f"MHS_RAY_TEMP={temp_dir}" in command:
+                found.append(int(entry.name))
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _ports(settings: Settings) -> dict[str, int]:
+    """Return a port for every part: the one that is set, the one of last time, or a free one."""
+    wanted = {
+        "api": settings.api.port,
+        "dashboard": settings.cluster.dashboard_port,
+        "blobs": settings.blobs.port,
+        "registry": settings.registry.port,
+        "gcs": settings.cluster.gcs_port,
+    }
+    fixed = settings.model_fields_set
+    remembered: dict[str, int] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        remembered = json.loads((settings.home / "run" / "ports.json").read_text())
+    ports: dict[str, int] = {}
+    for name, port in wanted.items():
+        section = {"dashboard": "cluster", "gcs": "cluster"}.get(name, name)
+        choices = (
+            [port] if section in fixed and port else [*([remembered[name]] if name in remembered else []), port, 0]
+        )
+        for choice in choices:
+            free = _free_port(choice)
+            if free is not None and free not in ports.values():
+                ports[name] = free
+                break
+        else:
+            raise ConflictError(f"port {port} for {name} is taken by another program; set another one")
+    write_private(settings.home / "run" / "ports.json", json.dumps(ports).encode())
+    return ports
+
+
+def _free_port(port: int) -> int | None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return None
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    (home / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (home / "run" / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(f"another `mhs up` or `mhs down` is at work in {home}; wait for it") from None
+        yield

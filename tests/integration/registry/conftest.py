@@ -17,8 +17,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from tests.engines_fixtures import private_dockerd, private_podman
-from tests.registry_images import tar
 
 from mhs_ray.domain.errors import MhsError, UnauthenticatedError
 from mhs_ray.ports import PushAccess
@@ -26,6 +24,8 @@ from mhs_ray.registry.distribution import DistributionRegistry
 from mhs_ray.registry.keys import RegistryKeys
 from mhs_ray.registry.server import RegistryServer
 from mhs_ray.registry.tokens import RegistryTokens, error_body
+from tests.engines_fixtures import private_dockerd, private_podman
+from tests.registry_images import tar
 
 
 def free_port() -> int:
@@ -79,7 +79,7 @@ class _Realm(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         pass
 
 
@@ -185,6 +185,7 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     work = tmp_path_factory.mktemp("podman")
+    (work / "auth.json").write_text("{}")  # podman manifest fails without the file
     env = {"PATH": "/usr/bin:/bin:/usr/sbin", "HOME": str(work), "REGISTRY_AUTH_FILE": str(work / "auth.json")}
     with private_podman() as words:
         yield Client("podman", ("podman", *words), env, work)

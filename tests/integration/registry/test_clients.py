@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.registry.conftest import Client, Platform
 
 from mhs_ray.domain.errors import AdmissionError
 from mhs_ray.registry.instructions import LOCAL_IMAGE, push_instructions, push_variants
+from tests.integration.registry.conftest import Client, Platform
 
 
 def follow(client: Client, command: str, stdin: str | None = None) -> Any:
@@ -135,8 +135,8 @@ def test_podman_pushing_zstd_is_told_how_to_push_gzip(
 ) -> None:
     access = platform.access(113)
     podman.build(rootfs["one"], LOCAL_IMAGE)
-    podman.ok("push", "--tls-verify=false", f"--creds=AWS:{access.password}", "--compression-format=zstd", "--format=oci",
-              LOCAL_IMAGE, access.reference)  # fmt: skip
+    podman.ok("push", "--tls-verify=false", f"--creds=AWS:{access.password}", "--compression-format=zstd",
+              "--format=oci", LOCAL_IMAGE, access.reference)  # fmt: skip
     digest = platform.registry.pushed(113)
     assert digest
     with pytest.raises(AdmissionError, match="--compression-format gzip"):

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.integration.registry.conftest import Client, Platform, free_port
-from tests.registry_images import Memory, image, tar
 
 from mhs_ray.domain.errors import AdmissionError, RegistryError
 from mhs_ray.ports import ImageRegistry
@@ -22,6 +20,8 @@ from mhs_ray.registry.keys import RegistryKeys
 from mhs_ray.registry.media import OCI_MANIFEST
 from mhs_ray.registry.server import RegistryServer
 from mhs_ray.registry.tokens import RegistryTokens
+from tests.integration.registry.conftest import Client, Platform, free_port
+from tests.registry_images import Memory, image, tar
 
 
 def pushed_by_hand(platform: Platform, image_id: int, source: Memory, digest: str) -> None:
@@ -44,7 +44,10 @@ def bearer(platform: Platform, image_id: int, *scopes: str) -> str:
     """Trade the owner's credential for a bearer token through the realm."""
     access = platform.access(image_id)
     wanted = scopes or (f"repository:{access.repository}:push,pull",)
-    query = [("service", "mhs-registry"), *(("scope", scope) for scope in wanted)]
+    query: list[tuple[str, str | int | float | bool | None]] = [
+        ("service", "mhs-registry"),
+        *(("scope", scope) for scope in wanted),
+    ]
     answer = httpx.get(platform.server.realm_url, params=query, auth=("AWS", access.password), trust_env=False)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["token"])

@@ -6,6 +6,7 @@ import json
 import subprocess
 import tarfile
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from mhs_ray.domain.errors import AdmissionError, RegistryError
 from mhs_ray.registry.admission import AdmissionLimits, admit
 from mhs_ray.registry.media import DOCKER_LIST, DOCKER_MANIFEST, SCHEMA1
 from mhs_ray.registry.scanner import Scanner
-from tests.registry_images import GZIP, TAR, ZSTD, Memory, image, index, sha, special, tar
+from tests.registry_images import GZIP, TAR, ZSTD, Members, Memory, image, index, sha, special, tar
 
 LIMITS = AdmissionLimits()
 
@@ -180,7 +181,12 @@ def test_a_false_diff_id_is_refused() -> None:
 
 
 def test_bytes_other_than_the_manifest_says_are_refused() -> None:
-    for damage in (lambda data: data + b"\0", lambda data: data[:-1], lambda data: data[:9] + b"\x13" + data[10:]):
+    damages: list[Callable[[bytes], bytes]] = [
+        lambda data: data + b"\0",
+        lambda data: data[:-1],
+        lambda data: data[:9] + b"\x13" + data[10:],
+    ]
+    for damage in damages:
         source = Memory()
         digest = image(source)
         layer = json.loads(source.manifests[digest].body)["layers"][0]["digest"]
@@ -319,7 +325,7 @@ def test_ca_bundles_are_found_through_the_layers_as_they_end_up() -> None:
         ("opt/link/certifi/cacert.pem", b"PEM"),
         ("opt/a:b/certifi/cacert.pem", b"PEM"),
     ]
-    upper = [
+    upper: Members = [
         ("opt/old/certifi/.wh.cacert.pem", b""),
         ("opt/gone/.wh..wh..opq", b""),
         special("opt/link", tarfile.SYMTYPE, "/opt/old"),

@@ -1,4 +1,4 @@
-"""Real engines for tests: podman on its own storage, a private dockerd, and an image made from this machine's binaries."""
+"""Real engines for tests: podman on its own storage, a private dockerd, an image made from this machine's binaries."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pathlib import Path
 import docker
 
 TOOLS = (
-    "sh", "cat", "sleep", "echo", "env", "head", "tail", "seq", "yes", "dd", "ls", "id", "touch", "mkdir", "rm", "kill", "wc",
-    "true", "false", "date", "stat", "grep",
+    "sh", "cat", "sleep", "echo", "env", "head", "tail", "seq", "yes", "dd", "ls", "id", "touch", "mkdir", "rm", "kill",
+    "wc", "true", "false", "date", "stat", "grep",
 )  # fmt: skip
 """Programs that `small_rootfs` always has, beside Python at /usr/local/bin/python3."""
 
@@ -37,7 +37,7 @@ _LEFT_OUT = {
 
 
 def small_rootfs(into: Path) -> Path:
-    """Write a tar of a small root file system into folder `into`: /bin/sh, `TOOLS`, Python with its standard library."""
+    """Write a tar of a small root file system into folder `into`: /bin/sh, `TOOLS`, Python and its standard library."""
     sources: dict[str, Path] = {}
     for tool in TOOLS:
         found = shutil.which(tool)

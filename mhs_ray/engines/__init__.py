@@ -1,1 +1,1 @@
-"""podman and Docker behind the port `mhs_ray.ports.ContainerEngine`; start with `mhs_ray.engines.select.pick_engine`."""
+"""podman and Docker behind the port `mhs_ray.ports.ContainerEngine`; start with `engines.select.pick_engine`."""

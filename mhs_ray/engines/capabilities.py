@@ -164,4 +164,5 @@ def remembered(folder: Path, facts: object, probe: Callable[[], Capabilities]) -
 
 
 def _from_json(value: dict[str, Any]) -> Capabilities:
-    return Capabilities(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    return Capabilities(**facts)

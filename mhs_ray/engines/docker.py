@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 _API_VERSION = "1.41"  # of Docker 20.10; newer daemons still speak it
 _OLDEST_KNOWN = (1, 41)
 _PULL_TIMEOUT_S = 3600.0
+_REMOVE_TIMEOUT_S = 30.0
 
 
 class DockerEngine(ContainerEngine):
@@ -99,7 +101,7 @@ class DockerEngine(ContainerEngine):
         """Return the daemon's description of an image, None when it is not there."""
         with self.errors(f"look for {reference}"), self.client() as api:
             try:
-                facts: dict[str, Any] = api.inspect_image(reference)
+                facts: dict[str, Any] = api.inspect_image(reference)  # type: ignore[no-untyped-call]
             except NotFound:
                 return None
             return facts
@@ -165,8 +167,14 @@ class DockerEngine(ContainerEngine):
             except NotFound:
                 return
             except APIError as exc:
-                if exc.status_code != requests.codes.conflict:  # being removed by somebody else
+                if exc.status_code != requests.codes.conflict:
                     raise
+                # Somebody else is removing it; be done when they are.
+                deadline = time.monotonic() + _REMOVE_TIMEOUT_S
+                while self._inspect(api, name) is not None:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
 
     def containers(self, label: str) -> list[ContainerStatus]:
         """Return all containers, also ended ones, that carry `label` (``key`` or ``key=value``)."""

@@ -51,7 +51,9 @@ def split_env(env: Mapping[str, str]) -> PassedEnv:
 def client_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return what a podman process needs of our environment and nothing more, with `extra` over it."""
     kept = ("PATH", "HOME", "USER", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "CONTAINERS_CONF",
-            "CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF", "DBUS_SESSION_BUS_ADDRESS", "SSL_CERT_FILE", "SSL_CERT_DIR")  # fmt: skip
+            "CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF",
+            "DBUS_SESSION_BUS_ADDRESS", "SSL_CERT_FILE",
+            "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
     # Not configuration of ours: these say who we are to a child process.
     return {**{k: v for k in kept if (v := os.environ.get(k)) is not None}, **(extra or {})}
 

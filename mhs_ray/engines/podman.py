@@ -150,7 +150,7 @@ class PodmanEngine(ContainerEngine):
             name=str(facts["Name"]),
             running=running,
             exit_code=int(state["ExitCode"]) if ended else None,
-            oom_killed=oom or (ended and kernel_log_names(container_id)),
+            oom_killed=oom or (ended and state["ExitCode"] != 0 and kernel_log_names(container_id)),
             pid=int(state["Pid"]) or None if running else None,
             labels=dict(facts["Config"].get("Labels") or {}),
             started_at=moment(state.get("StartedAt")),

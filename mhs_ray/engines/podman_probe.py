@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CGROUP_V2_MEND = "rootless podman needs cgroup v2 with its controllers delegated; see the manual of systemd, Delegate=, or run it as root"
+_CGROUP_V2_MEND = (
+    "rootless podman needs cgroup v2 with its controllers delegated to you (systemd's Delegate=); or run it as root"
+)
 
 
 def probe(engine: PodmanEngine, facts: dict[str, Any]) -> Capabilities:

@@ -1,4 +1,4 @@
-"""One attached ``podman run`` from the first byte to the last, and the adoption of a container that is there already."""
+"""One attached ``podman run`` from the first byte to the last, and the adoption of a container that is there."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ _START_TIMEOUT_S: Final = 180.0
 def run(engine: PodmanEngine, spec: ContainerSpec, on_output: OnOutput, on_started: OnStarted) -> None:
     """See `PodmanEngine.run`."""
     client = _Client(engine, spec, on_output, on_started)
-    if client.run() and not _adopt(engine, spec, on_output, on_started):
-        # What had the name was never started: its creator died half way. It is gone now.
-        if _Client(engine, spec, on_output, on_started).run():
-            raise EngineError(engine.name, f"run container {spec.name}", "somebody else starts one of this name now")
+    if not client.run() or _adopt(engine, spec, on_output, on_started):
+        return
+    # What had the name was never started: its creator died half way. It is gone now.
+    if _Client(engine, spec, on_output, on_started).run():
+        raise EngineError(engine.name, f"run container {spec.name}", "somebody else starts one of this name now")
 
 
 class _Client:
@@ -262,6 +263,6 @@ def _pid(folder: Path) -> int | None:
 
 def _executable(pid: int | None) -> str | None:
     try:
-        return os.readlink(f"/proc/{pid}/exe") if pid else None
+        return str(Path(f"/proc/{pid}/exe").readlink()) if pid else None
     except OSError:
         return None

@@ -387,7 +387,8 @@ calls = {
     "umount2": (166, b"/tmp", 0), "pivot_root": (155, b"/", b"/"), "chroot": (161, b"/"), "io_uring": (425, 8, None),
     "bpf": (321, 0, None, 0), "ptrace": (101, 16, 1, 0, 0), "process_vm_readv": (310, 1, 0, 0, 0, 0, 0),
     "keyctl": (250, 0, 0), "userfaultfd": (323, 0), "perf_event_open": (298, None, 0, 0, 0, 0),
-    "mknod": (133, b"/tmp/d", 0o20666, 0x0103), "clone-newuser": (56, 0x10000011, 0, 0, 0, 0), "move_mount": (429, 0, 0, 0, 0, 0),
+    "mknod": (133, b"/tmp/d", 0o20666, 0x0103), "clone-newuser": (56, 0x10000011, 0, 0, 0, 0),
+    "move_mount": (429, 0, 0, 0, 0, 0),
 }
 for name, call in calls.items():
     print(name, refused(*call), flush=True)
@@ -530,7 +531,8 @@ def test_labels_of_an_image_never_win(
     engine: Engine, make: Callable[..., ContainerSpec], small_image: str, tmp_path: Path
 ) -> None:
     (tmp_path / "Dockerfile").write_text(
-        f"FROM {small_image}\nLABEL mhs.job=999 mhs.attempt=9 mhs.platform=other\nENV LD_PRELOAD=/evil.so NVIDIA_VISIBLE_DEVICES=all\n"
+        f"FROM {small_image}\nLABEL mhs.job=999 mhs.attempt=9 mhs.platform=other\n"
+        "ENV LD_PRELOAD=/evil.so NVIDIA_VISIBLE_DEVICES=all\n"
         'VOLUME /data\nSTOPSIGNAL SIGCONT\nHEALTHCHECK --interval=1s CMD ["/bin/touch","/tmp/healthy"]\n'
     )
     tag = "localhost/mhs-spoof:test"

@@ -132,8 +132,7 @@ class DockerEngine(ContainerEngine):
         """Run `spec` in its sandbox to its end; adopt the container if it is there already (see ports).
 
         Raises ExecError when the image's program cannot be executed. An adopted container's output is what the
-        log driver kept (the last 10 MB) and all that follows; what the predecessor handed over comes again, and
-        lines of the very moment of adoption may come twice, for Docker gives attached output no timestamps.
+        log driver kept (the last 10 MB) and all that follows; what the predecessor handed over comes again.
         """
         docker_run.run(self, spec, on_output, on_started)
 

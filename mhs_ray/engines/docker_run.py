@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from docker.errors import APIError
 from mhs_ray.domain.errors import EngineError
 from mhs_ray.engines import labels
 from mhs_ray.engines.docker_args import create_args
-from mhs_ray.engines.docker_attach import Attachment
+from mhs_ray.engines.docker_attach import attach, kept, resume
 from mhs_ray.engines.execfail import exec_failure
 from mhs_ray.engines.process import last_words
 from mhs_ray.ports import ContainerSpec, ContainerStatus, OnOutput
@@ -63,7 +64,7 @@ def _start(
     engine: DockerEngine, spec: ContainerSpec, container_id: str, on_output: OnOutput, on_started: OnStarted
 ) -> None:
     operation = f"run container {spec.name}"
-    attachment = Attachment(engine.host, engine.api_version, container_id, logs=False, stream=True)
+    attachment = attach(engine.host, engine.api_version, container_id)
     try:
         with engine.errors(operation, spec.env.values()), engine.client() as api:
             try:
@@ -105,12 +106,14 @@ def _adopt(engine: DockerEngine, spec: ContainerSpec, on_output: OnOutput, on_st
         return False
     log.info("container %s is there already and is adopted", spec.name)
     on_started(status)
-    attachment = Attachment(engine.host, engine.api_version, status.id, logs=True, stream=status.running)
-    try:
-        for stream, data in attachment.pieces():
+    where = (engine.host, engine.api_version, status.id)
+    if status.running:
+        for stream, data in resume(*where):
             on_output(stream, data)
-    finally:
-        attachment.close()
+    else:
+        with contextlib.closing(kept(*where)) as frames:
+            for stream, data in frames.pieces():
+                on_output(stream, data)
     _ended(engine, status.id)
     return True
 

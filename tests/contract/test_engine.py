@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
+import signal
 import subprocess
 import sys
 import textwrap
@@ -254,8 +258,6 @@ def test_environment_values_arrive_byte_for_byte(engine: Engine, make: Callable[
         "DOLLAR": "${HOME} $PATH `id`",
     }
     spec = make(["/usr/local/bin/python3", "-c", "import json, os; print(json.dumps(dict(os.environ)))"], env=env)
-    import json
-
     seen = json.loads(bytes(run(engine, spec).stdout))
     assert {name: seen.get(name) for name in env} == env
     assert seen["LD_PRELOAD"] == ""
@@ -279,10 +281,7 @@ def test_environment_values_are_in_no_command_line(engine: Engine, make: Callabl
 def _command_lines_with(text: str) -> list[bytes]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes()
-        except OSError:
-            continue
+        line = _read(path)
         if text.encode() in line:
             found.append(line)
     return found
@@ -312,10 +311,59 @@ def test_a_container_is_adopted_after_its_reader_was_killed(
     assert ended(engine, spec).exit_code == 4
 
 
+def test_adopting_while_it_speaks_neither_loses_nor_repeats(engine: Engine, make: Callable[..., ContainerSpec]) -> None:
+    code = """
+        import time
+        for i in range(3000):
+            print(i, flush=True)
+            if i % 2 == 0:
+                time.sleep(0.0005)
+    """
+    spec = make(["/usr/local/bin/python3", "-c", textwrap.dedent(code)])
+    readers = [Background(engine, spec)]
+    assert readers[0].heard.first.wait(30)
+    for _ in range(4):
+        readers.append(Background(engine, spec))
+        assert readers[-1].heard.first.wait(30)
+    for reader in readers:
+        heard = reader.join()
+        assert [int(line) for line in bytes(heard.stdout).splitlines()] == list(range(3000))
+
+
+def test_the_reader_goes_on_when_the_podman_client_dies(podman_engine: PodmanEngine, small_image: str) -> None:
+    spec = ContainerSpec(
+        name=unique("c"),
+        image=small_image,
+        env={"PATH": "/bin"},
+        labels={labels.PLATFORM: PLATFORM},
+        limits=Limits(1, 64 * MIB, shm_bytes=MIB),
+        command=("/bin/sh", "-c", "seq 1 500; sleep 1.5; seq 501 1000"),
+    )
+    job = Background(podman_engine, spec)
+    try:
+        assert job.heard.first.wait(30)
+        (client,) = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if (line := _read(path)).startswith(b"podman\0") and spec.name.encode() in line and b"\0run\0" in line
+        ]
+        os.kill(client, signal.SIGKILL)
+        heard = job.join()
+        assert [int(line) for line in bytes(heard.stdout).splitlines()] == list(range(1, 1001))
+        assert ended(podman_engine, spec).exit_code == 0
+    finally:
+        podman_engine.remove(spec.name)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def _reader_process(engine: Engine, spec: ContainerSpec) -> subprocess.Popen[bytes]:
     """run() in another process that prints what it hears, as an actor that will be killed."""
-    import pickle
-
     made = (
         f"DockerEngine({engine.host!r}, folder=Path({str(engine.folder)!r}))"
         if isinstance(engine, DockerEngine)
@@ -443,8 +491,6 @@ def test_a_writable_mount_is_written_by_the_host_uid_and_a_read_only_one_not(
     scratch, fixed = tmp_path / "a, b", tmp_path / "fixed"
     scratch.mkdir()
     fixed.mkdir(mode=0o777)
-    import os
-
     info = engine.info()
     os.chown(scratch, info.host_uid, info.host_gid)
     spec = make(

@@ -80,7 +80,7 @@ class DistributionRegistry:
         return ref
 
     def pull_credential(self, image: ImageRef) -> RegistryCredential:
-        """Return a login for this trusted repository, good for half an hour."""
+        """Return a login for this trusted repository, good for two hours."""
         return RegistryCredential(USERNAME, self._tokens.node_token(image.repository), tls=self._tls)
 
     def remove(self, image_id: int) -> None:

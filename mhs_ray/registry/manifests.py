@@ -35,7 +35,8 @@ _RUN_NAMES: Final = (
     "OnBuild", "Shell", "ArgsEscaped",
 )  # fmt: skip
 _SHOWN: Final = 300
-_MAX_LABELS: Final = 100
+_MAX_LISTED: Final = 100
+_MAX_COMMAND_BYTES: Final = 32 << 10
 _MAX_CONFIG_BYTES: Final = 4 << 20
 
 
@@ -59,6 +60,7 @@ class ImageManifest:
 def choose_platform(body: bytes) -> str:
     """Return the digest of the one linux/amd64 image in an index; build attestations are passed over."""
     index = read_object(body, "image index", _MANIFEST_NAMES)
+    _same_type(index, (OCI_INDEX, DOCKER_LIST))
     listed = index.get("manifests")
     if not isinstance(listed, list) or "layers" in index or "config" in index:
         raise AdmissionError("the image index lists no images", REBUILD)
@@ -104,6 +106,7 @@ def is_index(media_type: str, body: bytes) -> bool:
 def parse_manifest(body: bytes, max_layers: int, allow_zstd: bool) -> ImageManifest:
     """Return a single image's manifest with every rule on types, numbers and sources of its blobs kept."""
     manifest = read_object(body, "image manifest", _MANIFEST_NAMES)
+    _same_type(manifest, (OCI_MANIFEST, DOCKER_MANIFEST))
     if manifest.get("schemaVersion") != 2 or "fsLayers" in manifest:
         raise AdmissionError("the image manifest is not of schema version 2", REBUILD)
     layers = manifest.get("layers")
@@ -127,6 +130,12 @@ def parse_manifest(body: bytes, max_layers: int, allow_zstd: bool) -> ImageManif
             "Join RUN and COPY lines of the Dockerfile, or build it in several stages and copy the result",
         )
     return ImageManifest(config, tuple(_layer(item, i, allow_zstd) for i, item in enumerate(layers, 1)))
+
+
+def _same_type(manifest: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    inside = manifest.get("mediaType")
+    if inside is not None and inside not in allowed:
+        raise AdmissionError("the manifest was pushed as another type than it says it is", REBUILD)
 
 
 def _layer(item: Any, number: int, allow_zstd: bool) -> Descriptor:
@@ -155,7 +164,7 @@ def _descriptor(item: Any, what: str) -> Descriptor:
     media_type, digest, size = item.get("mediaType"), item.get("digest"), item.get("size")
     if not isinstance(media_type, str) or not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise AdmissionError(f"the {what} names a blob without a type or a sha256 digest", REBUILD)
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 63:
         raise AdmissionError(f"the {what} names a blob without a size", REBUILD)
     return Descriptor(media_type, digest, size)
 
@@ -180,7 +189,9 @@ def parse_config(body: bytes, layer_count: int) -> ImageConfig:
             f"{_AMD64} and push it again",
         )
     rootfs = config.get("rootfs")
-    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    rootfs = rootfs if isinstance(rootfs, dict) else {}
+    exact_names(rootfs, "image configuration", ("type", "diff_ids"))
+    diff_ids = rootfs.get("diff_ids")
     if not _strings(diff_ids) or len(diff_ids) != layer_count or not all(_DIGEST.fullmatch(d) for d in diff_ids):
         raise AdmissionError("the image configuration does not list the digest of every layer", REBUILD)
     run = config.get("config") or {}
@@ -210,9 +221,9 @@ def parse_config(body: bytes, layer_count: int) -> ImageConfig:
         "cmd": command["Cmd"],
         "workdir": _text(run, "WorkingDir"),
         "user": _text(run, "User"),
-        "labels": {k[:_SHOWN]: v[:_SHOWN] for k, v in list(labels.items())[:_MAX_LABELS]},
+        "labels": {k[:_SHOWN]: v[:_SHOWN] for k, v in list(labels.items())[:_MAX_LISTED]},
         "env_names": env_names,
-        "volumes": volumes,
+        "volumes": [path[:_SHOWN] for path in volumes[:_MAX_LISTED]],
     }
     if details["workdir"] and not str(details["workdir"]).startswith("/"):
         raise AdmissionError(
@@ -224,7 +235,7 @@ def parse_config(body: bytes, layer_count: int) -> ImageConfig:
 def _environment(env: Any) -> tuple[list[str], list[str]]:
     if env is not None and not _strings(env):
         raise AdmissionError("the image's ENV is no list of texts", REBUILD)
-    size = sum(len(item.encode("utf-8", "replace")) + 1 for item in env or ())
+    size = sum(len(item.encode()) + 1 for item in env or ())
     if size > MAX_TOTAL_BYTES:
         raise AdmissionError(
             f"the image's ENV variables hold {size // 1024} KiB; a program cannot be started with more than "
@@ -253,14 +264,16 @@ def _command(run: Mapping[str, Any], name: str) -> list[str]:
     value = run.get(name)
     if value is None:
         return []
-    if not _strings(value) or any("\0" in word for word in value):
+    if not _strings(value):
         raise AdmissionError(f"the image's {name} is no list of texts", REBUILD)
+    if sum(len(word.encode()) + 1 for word in value) > _MAX_COMMAND_BYTES:
+        raise AdmissionError(f"the image's {name} is longer than 32 KiB", "Put it into a script of the image instead")
     return list(value)
 
 
 def _text(run: Mapping[str, Any], name: str) -> str:
     value = run.get(name)
-    if value is not None and (not isinstance(value, str) or "\0" in value):
+    if value is not None and not isinstance(value, str):
         raise AdmissionError(f"the image's {name} is no text", REBUILD)
     return (value or "")[:_SHOWN]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ LAYER_COMPRESSION: Final[Mapping[str, str]] = {
     "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
 }
 
+_ODD: Final = re.compile("[\0\ud800-\udfff]")
 REBUILD: Final = "Build it again with docker build, podman build or docker buildx and push it"
 
 
@@ -46,6 +48,8 @@ def read_object(body: bytes, what: str, known: Iterable[str]) -> dict[str, Any]:
         raise AdmissionError(f"the {what} is not readable JSON", REBUILD) from None
     if not isinstance(value, dict):
         raise AdmissionError(f"the {what} is no JSON object", REBUILD)
+    if _odd_text(value):
+        raise AdmissionError(f"the {what} holds a text with a NUL or half a character", REBUILD)
     exact_names(value, what, known)
     return value
 
@@ -63,3 +67,17 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         raise ValueError("a name is given twice")
     return value
+
+
+def _odd_text(value: Any) -> bool:
+    """Say whether any text in it is one that no program or database takes."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            left += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            left += item
+        elif isinstance(item, str) and _ODD.search(item):
+            return True
+    return False

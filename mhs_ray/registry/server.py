@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import httpx
 
-from mhs_ray.domain.errors import RegistryError
+from mhs_ray.domain.errors import OverloadedError, RegistryError
 from mhs_ray.registry.keys import write_secret
 
 log = logging.getLogger(__name__)
@@ -152,6 +152,16 @@ class RegistryServer:
             return False
         challenge = answer.headers.get("www-authenticate", "")
         return answer.status_code == 401 and f'realm="{self.realm_url}"' in challenge
+
+    def check_room(self, reserve_bytes: int = 5 << 30) -> None:
+        """Raise OverloadedError when the disk has so little left that no push should begin; the jobs need it more."""
+        free = shutil.disk_usage(self.root).free
+        if free < reserve_bytes:
+            raise OverloadedError(
+                f"the image registry has {free / 1e9:.1f} GB left, too little for a push; "
+                "ask the operator to remove images or to enlarge its disk",
+                retry_after_s=600,
+            )
 
     def collect_garbage(self, timeout_s: float = 3600) -> None:
         """Free the space of what was removed; only while it is stopped, else an upload under way would lose layers."""

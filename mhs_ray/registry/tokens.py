@@ -27,7 +27,7 @@ USERNAME: Final = "AWS"
 
 TOKEN_LIFE: Final = timedelta(minutes=5)
 PUSH_LIFE: Final = timedelta(hours=12)
-PULL_LIFE: Final = timedelta(minutes=30)
+PULL_LIFE: Final = timedelta(hours=2)  # engines log in anew for each late layer
 _AUDIENCE: Final = "mhs-registry"
 _LEEWAY: Final = timedelta(seconds=60)
 _TYPE: Final = re.compile(r"(?P<type>[a-z0-9]+)(?:\((?P<cls>[a-z0-9]*)\))?")
@@ -127,7 +127,8 @@ class RegistryTokens:
     """Issues and verifies everything that opens the registry.
 
     issuer, service: must be the ones in the registry's configuration.
-    may_push: asked at each login whether (image_id, company_id) is still a definition of that company; None: yes.
+    may_push: asked at each login whether (image_id, company_id) is still a definition of that company, and may raise
+    what stands against a push now, such as OverloadedError; None: nothing does.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mhs_ray.domain.errors import AdmissionError, RegistryError
+from mhs_ray.domain.errors import AdmissionError, OverloadedError, RegistryError
 from mhs_ray.ports import ImageRegistry
 from mhs_ray.registry.client import DistributionClient
 from mhs_ray.registry.keys import RegistryKeys
@@ -253,6 +253,12 @@ def server_at(root: Path, port: int, binary: str = "docker-registry") -> Registr
 def test_a_missing_program_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="apt-get install docker-registry"):
         server_at(tmp_path, free_port(), binary="no-such-registry").start()
+
+
+def test_a_push_does_not_begin_on_a_full_disk(platform: Platform) -> None:
+    platform.server.check_room(0)
+    with pytest.raises(OverloadedError, match="too little for a push"):
+        platform.server.check_room(1 << 60)
 
 
 def test_a_taken_port_is_told_as_the_registry_says_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from mhs_ray.domain.errors import AdmissionError, RegistryError
 from mhs_ray.registry.admission import AdmissionLimits, admit
-from mhs_ray.registry.media import DOCKER_LIST, DOCKER_MANIFEST, SCHEMA1
+from mhs_ray.registry.media import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, SCHEMA1
 from mhs_ray.registry.scanner import Scanner
 from tests.registry_images import GZIP, TAR, ZSTD, Members, Memory, image, index, sha, special, tar
 
@@ -117,6 +117,9 @@ def test_what_is_no_modern_image_is_refused(media_type: str) -> None:
         ({"Entrypoint": "sh -c x"}, "Entrypoint is no list of texts"),
         ({"Env": [f"BIG={'x' * 200_000}"]}, "cannot be started with more than 96 KiB"),
         ({"Env": "A=1"}, "ENV is no list"),
+        ({"Cmd": ["x" * 40_000]}, "longer than 32 KiB"),
+        ({"Labels": {"a": "\0"}}, "a NUL or half a character"),
+        ({"User": "\ud800"}, "a NUL or half a character"),
         ({"Labels": {"mhs.job": "1"}}, "the platform's own"),
         ({"Labels": {"a": 1}}, "not all texts"),
         ({"WorkingDir": "app"}, "no absolute path"),
@@ -165,6 +168,18 @@ def test_names_in_other_case_or_twice_cannot_hide_layers_from_the_checks() -> No
     assert "not readable JSON" in refused(source, source.add_manifest(twice))
     assert "spells 'layers' as 'Layers'" in refused(source, source.add_manifest(other_case))
     assert "not readable JSON" in refused(source, source.add_manifest(b"[" * 200_000))
+
+
+def test_a_size_beyond_all_numbers_is_refused() -> None:
+    source = Memory()
+    digest = image(source, change_manifest=lambda m: m["layers"][0].update(size=10**400))
+    assert "without a size" in refused(source, digest)
+
+
+def test_a_manifest_under_a_false_type_is_refused() -> None:
+    source = Memory()
+    body = source.manifests[image(source)].body.replace(OCI_MANIFEST.encode(), OCI_INDEX.encode())
+    assert "another type than it says" in refused(source, source.add_manifest(body))
 
 
 def test_a_manifest_that_is_an_image_and_an_index_at_once_is_refused() -> None:

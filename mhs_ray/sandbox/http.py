@@ -18,9 +18,11 @@ from uvicorn.server import ServerState
 from mhs_ray.sandbox.peek import MAX_HEAD
 
 _KEEP_ALIVE_S: Final = 75
+_FAREWELL_S: Final = 1.0  # for requests to notice that their connection is gone
 
 _quiet = logging.getLogger(__name__ + ".protocol")
 _quiet.setLevel(logging.ERROR)  # a container can send any number of malformed requests
+_quiet.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)))
 
 
 class Application(Protocol):
@@ -68,6 +70,8 @@ class HttpServer:
             transport = connection.transport
             if transport is not None:
                 transport.abort()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=_FAREWELL_S)
         await self._application.__aexit__(kind, error, trace)
 
     async def serve(self, conn: socket.socket, tls: ssl.SSLContext | None) -> None:

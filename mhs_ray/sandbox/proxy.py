@@ -73,6 +73,7 @@ class Proxy:
         self._limits = limits or ProxyLimits()
         self._resolve = resolve or resolve_by_system
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._main: asyncio.Task[None] | None = None
         self._thread: Thread | None = None
         self.denied: Counter[str] = Counter()
 
@@ -82,7 +83,7 @@ class Proxy:
         failures: list[BaseException] = []
 
         async def serve() -> None:
-            self._loop = asyncio.get_running_loop()
+            self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
             slots = asyncio.Semaphore(self._limits.connections)
             async with self._server:
                 ready.set()
@@ -113,7 +114,8 @@ class Proxy:
         if loop is None or thread is None:
             return
         with suppress(RuntimeError):  # the loop is closed already
-            loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+            if self._main is not None:
+                loop.call_soon_threadsafe(self._main.cancel)
         thread.join(timeout=10)
         self._loop = self._thread = None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import ssl
 import threading
 import time
 from pathlib import Path
@@ -147,6 +149,22 @@ class TestFiles:
         assert target.read_bytes() == data
         inside.curl("-o", str(target), "-r", "1048570-2097159", url, proxy=proxy)
         assert target.read_bytes() == data[1048570:2097160]
+
+    def test_stopping_in_the_middle_of_a_download_ends_it_quietly(
+        self, inside: Inside, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        url = self.slide(inside, bytes(64 << 20))
+        context = ssl.create_default_context(cafile=str(inside.trust))
+        with inside.connect(443) as conn, context.wrap_socket(conn, server_hostname="files.mhs.internal") as tls:
+            tls.sendall(f"GET {url} HTTP/1.1\r\nHost: files.mhs.internal\r\n\r\n".encode())
+            assert tls.recv(15) == b"HTTP/1.1 200 OK"
+            threads = threading.active_count()
+            inside.proxy.stop()
+            with contextlib.suppress(OSError):
+                while tls.recv(1 << 16):
+                    pass
+        assert threading.active_count() < threads
+        assert caplog.records == []
 
     def test_an_expired_url_is_an_s3_like_403(self, inside: Inside) -> None:
         self.slide(inside, b"slide")

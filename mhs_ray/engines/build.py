@@ -137,8 +137,8 @@ class DockerImages(ImageTools):
         operation = f"build {tag}"
         with self._engine.errors(operation), self._engine.client(timeout_s=_TIMEOUT_S) as api:
             steps = api.build(
-                path=str(context_dir), tag=tag, buildargs=dict(build_args or {}), rm=True, forcerm=True, network_mode="host",
-                decode=True,
+                path=str(context_dir), tag=tag, buildargs=dict(build_args or {}), rm=True, forcerm=True,
+                network_mode="host", decode=True,
             )  # fmt: skip
             self._follow(steps, operation)
         return self._required_id(tag, operation)

@@ -22,6 +22,11 @@ _OBEYED: Final = re.compile(
     r"PATH|HOME|USER|TMPDIR|SHELL|IFS|ENV|BASH_ENV|LANG|LANGUAGE|LOCPATH|NLSPATH|TZ|TZDIR|RES_OPTIONS|LOCALDOMAIN|"
     r"HOSTALIASES|TERM|HTTPS?_PROXY|NO_PROXY|ALL_PROXY|https?_proxy|no_proxy|all_proxy",
 )
+_KEPT: Final = (
+    "PATH", "HOME", "USER", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "CONTAINERS_CONF",
+    "CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF", "DBUS_SESSION_BUS_ADDRESS", "SSL_CERT_FILE",
+    "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+)  # fmt: skip
 _NOT_IN_A_FILE: Final = re.compile(r"[\r\n]|^[\"']|[\"']$|^.{60000}", re.DOTALL)
 
 
@@ -50,12 +55,8 @@ def split_env(env: Mapping[str, str]) -> PassedEnv:
 
 def client_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return what a podman process needs of our environment and nothing more, with `extra` over it."""
-    kept = ("PATH", "HOME", "USER", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "CONTAINERS_CONF",
-            "CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF",
-            "DBUS_SESSION_BUS_ADDRESS", "SSL_CERT_FILE",
-            "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
-    # Not configuration of ours: these say who we are to a child process.
-    return {**{k: v for k in kept if (v := os.environ.get(k)) is not None}, **(extra or {})}
+    # Not configuration of ours: these say who we are, and how to reach the world, to a child process.
+    return {**{name: value for name in _KEPT if (value := os.environ.get(name)) is not None}, **(extra or {})}
 
 
 def write_private(path: Path, text: str) -> None:

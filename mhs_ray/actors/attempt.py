@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
-import threading
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 import ray
@@ -14,22 +15,27 @@ from mhs_ray.actors.names import DISPATCHER, NAMESPACE
 from mhs_ray.actors.node import open_node
 from mhs_ray.attempt.order import AttemptOrder, Outcome
 from mhs_ray.attempt.runner import AttemptRunner
+from mhs_ray.domain.errors import MhsError
 from mhs_ray.domain.failures import Failure, FailureCode
 
+log = logging.getLogger(__name__)
+
 _DISPATCHER_BACK_S = 600.0
+_MEND = "nothing to do: it is tried again; `mhs doctor` on the node says more"
 
 
-def tell_dispatcher(method: str, *args: Any) -> Any:
+async def tell_dispatcher(method: str, *args: Any) -> Any:
     """Call the dispatcher and wait for its answer, through its restarts."""
     deadline = time.monotonic() + _DISPATCHER_BACK_S
     pause = 0.1
     while True:
         try:
-            return ray.get(getattr(ray.get_actor(DISPATCHER, NAMESPACE), method).remote(*args))
+            dispatcher = await asyncio.to_thread(ray.get_actor, DISPATCHER, NAMESPACE)
+            return await getattr(dispatcher, method).remote(*args)
         except (ray.exceptions.RayActorError, ValueError):  # ValueError: not there yet
             if time.monotonic() > deadline:
                 raise
-            time.sleep(pause)
+            await asyncio.sleep(pause)
             pause = min(2 * pause, 5.0)
 
 
@@ -39,41 +45,45 @@ class Attempt:
     def __init__(self, key: tuple[int, int]) -> None:
         self._key = key
         self._runner: AttemptRunner | None = None
-        self._stop_asked = threading.Event()
-        self._work: asyncio.Future[Outcome | None] | None = None
+        self._stop_asked = False
+        self._work: asyncio.Task[Outcome | None] | None = None
 
     async def run(self) -> Outcome | None:
         """Return how the attempt ended; None when it was not wanted any more."""
         if self._work is None:
-            self._work = asyncio.ensure_future(asyncio.to_thread(self._run))
+            self._work = asyncio.create_task(self._run())
         return await asyncio.shield(self._work)
 
     async def stop(self) -> None:
         """End the attempt; `run` returns when its container is gone."""
-        self._stop_asked.set()
+        self._stop_asked = True
         if self._runner is not None:
             self._runner.stop()
 
-    def _run(self) -> Outcome | None:
+    async def _run(self) -> Outcome | None:
+        loop = asyncio.get_running_loop()
         try:
-            node = open_node()
-            order: AttemptOrder | None = tell_dispatcher("order", self._key, node.name)
-            if order is None or self._stop_asked.is_set():
+            node = await asyncio.to_thread(open_node)
+            order: AttemptOrder | None = await tell_dispatcher("order", self._key, node.name)
+            if order is None or self._stop_asked:
                 return None
             gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
             self._runner = AttemptRunner(
                 order,
                 node,
                 gpus=[str(g) for g in gpus] if node.engine.info().gpus else [],
-                on_started=lambda: tell_dispatcher("started", self._key),
+                on_started=lambda: _later(loop, tell_dispatcher("started", self._key)),
                 echo=_echo,
             )
-            if self._stop_asked.is_set():
-                self._runner.stop()
-            return self._runner.run()
+            return await asyncio.to_thread(self._runner.run)
         except Exception as error:
-            failure = Failure(FailureCode.INTERNAL, f"the node could not begin: {type(error).__name__}: {error}", "")
-            return Outcome(None, failure, {})
+            log.exception("attempt %s of job %s could not begin", self._key[1], self._key[0])
+            cause = str(error) if isinstance(error, MhsError) else type(error).__name__
+            return Outcome(None, Failure(FailureCode.INTERNAL, f"the node could not begin: {cause}", _MEND), {})
+
+
+def _later(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> None:
+    asyncio.run_coroutine_threadsafe(work, loop)
 
 
 def _echo(text: str) -> None:

@@ -113,7 +113,6 @@ class AttemptRunner:
                     host=order.host,
                     gateway_url=order.gateway_url,
                     scratch_bytes=node.jobs.scratch,
-                    owner=node.engine.info().host_uid,
                     ca_bundles=order.ca_bundles,
                     max_debug_bytes=node.jobs.max_debug_file,
                 ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Final
 from urllib.parse import urlsplit
@@ -31,3 +32,12 @@ def redact_url(url: str) -> str:
 def redact_text(text: str) -> str:
     """Return `text` with every URL in it redacted."""
     return _URL.sub(lambda match: redact_url(match.group()), text)
+
+
+class RedactUrls(logging.Filter):
+    """A log filter that redacts every URL of a record, for loggers of libraries that know no better."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite the record's message; never drops a record."""
+        record.msg, record.args = redact_text(record.getMessage()), ()
+        return True

@@ -104,6 +104,11 @@ class ClusterSettings(_Section):
     gcs_port: int = Field(0, ge=0, le=65535)
 
 
+def _default_home() -> Path:
+    # Not below /root: a container's user must be able to pass through to what is mounted from there.
+    return Path("/var/lib/mhs") if os.geteuid() == 0 else Path.home() / ".mhs"
+
+
 class Settings(BaseSettings):
     """All of it. host: HOST of the contract for stand-alone tasks; containers reach ``https://api.{host}``."""
 
@@ -111,7 +116,7 @@ class Settings(BaseSettings):
         env_prefix="MHS_", env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
     )
 
-    home: Path = Field(default_factory=lambda: Path.home() / ".mhs")
+    home: Path = Field(default_factory=_default_home)
     host: str = "mhs.internal"
     engine: Literal["auto", "podman", "docker"] = "auto"
     docker_host: str | None = None

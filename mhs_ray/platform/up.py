@@ -60,7 +60,11 @@ class Running:
 
 def up(settings: Settings, say: Say) -> Endpoints:
     """Start what does not run yet and return once the platform is ready. Raises StartError, ConflictError."""
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Others may pass through, not look: what is mounted into containers lies below. All else is made private.
+    os.umask(0o077)
+    for folder in (settings.home, settings.node_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o711)
     with _only_one(settings.home):
         known = Running.load(settings.home)
         if known is not None and alive(known.supervisor) and any(alive(p) for p in known.ray):

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import lzma
 import shutil
+import struct
 import sys
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from mhs_ray.domain.errors import SlideError
 from mhs_ray.slides.isolated import IsolationLimits, run_isolated, serve
+
+_DAMAGE: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OSError,
+)
+"""What the zip module raises on files that are damaged or made to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +51,10 @@ def unpack_series(archive: Path, into: Path, limits: ArchiveLimits | None = None
     into.mkdir(parents=True)
     try:
         return _unpack(archive, into, limits)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+    except _DAMAGE as error:
         shutil.rmtree(into, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SlideError("no-space", f"{archive.name} cannot be unpacked: this node's disk is full") from None
         raise SlideError(
             "truncated", f"{archive.name} is a damaged or cut off zip ({str(error)[:120]}); upload it again"
         ) from None
@@ -104,7 +123,7 @@ def _declared(archive: Path) -> int:
     try:
         with zipfile.ZipFile(archive) as opened:
             return sum(m.file_size for m in opened.infolist())
-    except (zipfile.BadZipFile, OSError) as error:
+    except _DAMAGE as error:
         raise SlideError("truncated", f"{archive.name} is a damaged or cut off zip ({str(error)[:120]})") from None
 
 

@@ -190,7 +190,12 @@ class SlideCache:
                 work.mkdir()
                 owned.callback(shutil.rmtree, work, ignore_errors=True)
                 owned.enter_context(try_lock(work / "owner"))
-            return self._fill(source, work, on_progress)
+            try:
+                return self._fill(source, work, on_progress)
+            except OSError as error:
+                raise SlideFetchError(
+                    "no-space", f"the slide cannot be kept on this node: {error.strerror or error}", True
+                ) from None
 
     def _fill(self, source: SlideSource, work: Path, on_progress: OnProgress | None) -> Path:
         content = work / "content"

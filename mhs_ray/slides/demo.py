@@ -24,7 +24,7 @@ from mhs_ray.slides.reader import RGB
 
 TILE: Final = 256
 _STEP: Final = 4  # between two levels; a row of tiles is a whole number of steps
-_SMALLEST: Final = 256  # no further level once both sides are below four times this
+_SMALLEST: Final = 256  # no further level once both sides are below four times this, so there always is a second one
 _CELL: Final = 64  # level-0 pixels per sample of the coarse fields
 _YCBCR: Final = 6
 _JPEG: Final = 7
@@ -59,7 +59,7 @@ def make_demo_slide(
         raise SlideError("bad-request", f"a demo slide has at least 1024 x 1024 pixels, not {width} x {height}")
     field = TissueField(width, height, seed)
     levels = [_Level(width, height, quality)]
-    while max(levels[-1].width, levels[-1].height) > _STEP * _SMALLEST:
+    while max(levels[-1].width, levels[-1].height) >= _STEP * _SMALLEST:
         levels.append(_Level(levels[-1].width // _STEP, levels[-1].height // _STEP, quality))
     sizes = tuple((v.width, v.height) for v in levels)
     partial = path.with_name(path.name + ".part")
@@ -211,18 +211,18 @@ class TissueField:
         rng = np.random.default_rng(seed)
         self._tissue = _mirrored(_source())
         self._period = self._tissue.shape[0]
-        self._phase = rng.integers(0, self._period, 2)
+        self._phase = rng.integers(0, self._period, 2).astype(np.int32)
         self._waves = rng.uniform(0, 2 * np.pi, 4)
         self._glass = (243 + rng.integers(-1, 2, (256, 256, 1))).astype(np.uint8)
         self._outline = _outline(-(-width // _CELL) + 2, -(-height // _CELL) + 2, rng)
 
     def render(self, x: int, y: int, width: int, height: int) -> RGB:
         """Return level-0 pixels [y, y + height) x [x, x + width), which must lie on the slide."""
-        columns, rows = np.arange(x, x + width), np.arange(y, y + height)
+        columns, rows = np.arange(x, x + width, dtype=np.int32), np.arange(y, y + height, dtype=np.int32)
         # Slow waves bend the mirrored pattern, so that no two regions look alike, while every pixel stays a real one.
         period, (a, b, c, d) = self._period, self._waves
-        shift_x = (180 * np.sin(rows / 701 + a) + 90 * np.sin(rows / 233 + b)).astype(np.int64)
-        shift_y = (180 * np.sin(columns / 613 + c) + 90 * np.sin(columns / 271 + d)).astype(np.int64)
+        shift_x = (180 * np.sin(rows / 701 + a) + 90 * np.sin(rows / 233 + b)).astype(np.int32)
+        shift_y = (180 * np.sin(columns / 613 + c) + 90 * np.sin(columns / 271 + d)).astype(np.int32)
         source_x = (columns[None, :] + shift_x[:, None] + self._phase[0]) % period
         source_y = (rows[:, None] + shift_y[None, :] + self._phase[1]) % period
         inside = self._inside(columns, rows)
@@ -233,7 +233,7 @@ class TissueField:
         pixels = flat[source_y * period + source_x]
         return np.where(inside[..., None], pixels, glass)
 
-    def _inside(self, columns: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _inside(self, columns: NDArray[np.int32], rows: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Bilinear interpolation of the coarse outline: smooth edges at any size of slide."""
         row, row_part = np.divmod(rows, _CELL)
         column, column_part = np.divmod(columns, _CELL)

@@ -82,7 +82,7 @@ def box_mean(values: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
     left, right = np.maximum(x - radius, 0), np.minimum(x + radius + 1, width)
     sums = table[bottom][:, right] - table[top][:, right] - table[bottom][:, left] + table[top][:, left]
     area = (bottom - top)[:, None] * (right - left)[None, :]
-    return (sums / area).astype(np.float32)
+    return np.asarray(sums / area, np.float32)
 
 
 def dilate(mask: Mask, radius: int) -> Mask:

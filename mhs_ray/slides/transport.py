@@ -6,6 +6,7 @@ that changes its mind in between (DNS rebinding) gains nothing. Redirects make n
 
 from __future__ import annotations
 
+import logging
 import ssl
 import time
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,12 @@ from typing import Any, Final
 import httpcore
 import httpx
 
+from mhs_ray.domain.redact import RedactUrls
 from mhs_ray.slides.url_guard import UrlPolicy
+
+# Both libraries log what they do: httpx each URL with its signature, httpcore (at DEBUG) each Location header.
+logging.getLogger("httpx").addFilter(RedactUrls())
+logging.getLogger("httpcore").setLevel(logging.INFO)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import socket
 import threading
@@ -337,3 +338,16 @@ def test_many_fetches_at_once_do_not_disturb_each_other(storage: Any, tmp_path: 
     for thread in threads:
         thread.join(20)
     assert results == [hashlib.sha256(DATA).hexdigest()] * 6
+
+
+def test_no_log_line_holds_a_signature_even_at_debug(
+    storage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage.put("/s", DATA)
+    storage.answers["/r"] = lambda handler: handler.head(302, Location="/s?sig=SECRET", Content_Length=0)
+    with caplog.at_level(logging.DEBUG):
+        get(storage.url("/r"), tmp_path / "s")
+        with pytest.raises(SlideFetchError):
+            get(storage.url("/none"), tmp_path / "s")
+    assert "HTTP Request" in caplog.text
+    assert "SECRET" not in caplog.text

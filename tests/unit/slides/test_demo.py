@@ -57,7 +57,7 @@ def test_there_is_glass_around_and_tissue_within(demo: DemoSlide) -> None:
     assert 0.15 < stained.mean() < 0.7
 
 
-@pytest.mark.parametrize(("width", "height"), [(1025, 1027), (1279, 2051)])
+@pytest.mark.parametrize(("width", "height"), [(1024, 1024), (1025, 1027), (1279, 2051)])
 def test_odd_sizes_are_written_whole(tmp_path: Path, width: int, height: int) -> None:
     made = make_demo_slide(tmp_path / "odd", width, height)
     facts = check_slide(made.path)

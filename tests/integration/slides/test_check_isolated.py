@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import random
 import struct
+import time
 import zipfile
 from pathlib import Path
 
@@ -80,3 +82,24 @@ def test_a_zip_whose_directory_claims_the_world_is_refused(tmp_path: Path) -> No
     with pytest.raises(SlideError) as error:
         unpacked_bytes_isolated(archive)
     assert error.value.reason in {"truncated", "bomb"}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_slide_with_random_damage_ends_soon_in_facts_or_a_clear_error(
+    tmp_path: Path, slide_bytes: bytes, dicom: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    data = bytearray(slide_bytes if seed % 3 else dicom.read_bytes())
+    for _ in range(rng.choice((1, 20, 400))):
+        at = rng.randrange(len(data) - 8)
+        data[at : at + 4] = rng.randbytes(4)
+    path = tmp_path / "damaged"
+    path.write_bytes(bytes(data))
+    started = time.monotonic()
+    try:
+        reason = check_slide_isolated(path, CheckLimits(timeout_s=20)).format
+    except SlideError as error:
+        reason = error.reason
+        assert len(str(error)) < 2000  # noqa: PT017
+    assert reason in {"tiff", "dicom", "truncated", "unreadable", "unsupported", "not-a-slide", "bomb", "too-large"}
+    assert time.monotonic() - started < 25

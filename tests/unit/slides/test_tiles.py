@@ -12,11 +12,14 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mhs_ray.domain.errors import SlideError
 from mhs_ray.slides.demo import DemoSlide, TissueField
 from mhs_ray.slides.geometry import Level0Point, PixelSize
+from mhs_ray.slides.jpeg import TileDecoding
 from mhs_ray.slides.open import open_slide
 from mhs_ray.slides.reader import LevelNotFoundError
 from mhs_ray.slides.tiles import FastTiles, open_tiles
@@ -220,3 +223,24 @@ def test_threads_share_one_source(tiles: FastTiles) -> None:
     for thread in threads:
         thread.join(30)
     assert np.array_equal(alone, together)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_whatever_bytes_a_tile_has_become_a_stream_or_a_clear_error(data: st.DataObject) -> None:
+    good = imagecodecs.jpeg8_encode(np.zeros((16, 16, 3), np.uint8), level=50)
+    changed = bytearray(good[: data.draw(st.integers(0, len(good)))])
+    for _ in range(data.draw(st.integers(0, 4))):
+        if changed:
+            changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        stream, head = TileDecoding(None, rgb=True).complete(bytes(changed))
+        outcome = (stream[:4] == b"\xff\xd8\xff\xee", head.bits in range(256))
+    except SlideError as error:
+        outcome = (error.reason == "unreadable", "JPEG" in error.message)
+    assert outcome == (True, True)
+
+
+def test_tables_that_are_no_jpeg_are_refused() -> None:
+    with pytest.raises(SlideError, match="JPEGTables"):
+        TileDecoding(b"junk", rgb=False)

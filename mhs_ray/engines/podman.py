@@ -59,7 +59,7 @@ class PodmanEngine(ContainerEngine):
         with self._lock:
             if self._capabilities is None:
                 facts = json.loads(self.call("tell about itself", "info", "--format", "json"))
-                key = (self.name, self.args, facts["version"]["Version"], facts["host"]["ociRuntime"])
+                key = (self.name, self.args, facts["version"]["Version"], facts["host"].get("ociRuntime"))
                 self._capabilities = capabilities.remembered(self.folder, key, lambda: probe(self, facts))
             return self._capabilities
 

@@ -44,7 +44,7 @@ def probe(engine: PodmanEngine, facts: dict[str, Any]) -> Capabilities:
     """
     image = ensure_pause_image(engine)
     rootless = bool(facts["host"]["security"]["rootless"])
-    default = str(facts["host"]["ociRuntime"]["name"])
+    default = str((facts["host"].get("ociRuntime") or {}).get("name") or "none")
     runtimes = [None, *(other for other in ("crun", "runc") if other != default and shutil.which(other))]
     words = b""
     ways = product([False] if rootless else [True, False], runtimes, _rlimits(), [True, False])

@@ -24,18 +24,17 @@ class Usage:
 
 def sample(pid: int) -> Usage | None:
     """Return the use of the container whose init process is `pid` (on this node), None once it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-    except OSError:
+    groups = _groups(str(pid))
+    if groups is None:
         return None
-    groups: dict[str, str] = {}
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            groups[controller] = path.lstrip("/")
+    own = _groups("self") or {}
+    # A cgroup that we are in too is not the container's own (rootless, v1): its numbers are the node's.
+    groups = {controller: path for controller, path in groups.items() if own.get(controller) != path}
     if "memory" in groups:  # v1, or hybrid with the controllers on v1
         return _sample_v1(groups)
-    unified = _ROOT / groups.get("", "")
+    if "" not in groups:
+        return Usage(None, None, None, None)
+    unified = _ROOT / groups[""]
     return Usage(
         cpu_s=_keyed(unified / "cpu.stat", "usage_usec", 1e-6),
         memory_bytes=_number(unified / "memory.current"),
@@ -45,14 +44,29 @@ def sample(pid: int) -> Usage | None:
 
 
 def _sample_v1(groups: dict[str, str]) -> Usage:
-    cpu = _number(_ROOT / "cpuacct" / groups.get("cpuacct", "") / "cpuacct.usage")
-    memory = _ROOT / "memory" / groups["memory"]
+    def read(controller: str, file: str) -> int | None:
+        return _number(_ROOT / controller / groups[controller] / file) if controller in groups else None
+
+    cpu = read("cpuacct", "cpuacct.usage")
     return Usage(
         cpu_s=None if cpu is None else cpu * 1e-9,
-        memory_bytes=_number(memory / "memory.usage_in_bytes"),
-        memory_peak_bytes=_number(memory / "memory.max_usage_in_bytes"),
-        pids=_number(_ROOT / "pids" / groups.get("pids", "") / "pids.current"),
+        memory_bytes=read("memory", "memory.usage_in_bytes"),
+        memory_peak_bytes=read("memory", "memory.max_usage_in_bytes"),
+        pids=read("pids", "pids.current"),
     )
+
+
+def _groups(pid: str) -> dict[str, str] | None:
+    try:
+        lines = Path("/proc", pid, "cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    groups: dict[str, str] = {}
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            groups[controller] = path.lstrip("/")
+    return groups
 
 
 def _number(path: Path) -> int | None:

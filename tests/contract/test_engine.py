@@ -636,3 +636,25 @@ def test_building_with_an_argument_and_tagging(engine: Engine, small_image: str,
     (tmp_path / "Dockerfile").write_text(f"FROM {small_image}\nRUN exit 3\n")
     with pytest.raises(EngineError, match="build"):
         tools.build(tmp_path, "localhost/mhs-built:3")
+
+
+def test_a_default_runtime_that_cannot_start_containers_is_passed_over(
+    podman_engine: PodmanEngine, small_image: str, tmp_path: Path
+) -> None:
+    broken = tmp_path / "crun"
+    broken.write_text("#!/bin/sh\necho 'crun: this cgroup layout is not for me' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    found = PodmanEngine((*podman_engine.args, f"--runtime={broken}"), folder=tmp_path)
+    assert found.info().runtime in ("runc", "crun")
+    assert found.capabilities().runtime == found.info().runtime
+    assert found.info().user_namespace
+    spec = ContainerSpec(
+        name=unique("r"),
+        image=small_image,
+        env={"PATH": "/bin"},
+        labels={labels.PLATFORM: PLATFORM},
+        limits=Limits(1, 64 * MIB, shm_bytes=MIB),
+        command=("/bin/echo", "ran"),
+    )
+    assert bytes(run(found, spec).stdout) == b"ran\n"
+    podman_engine.remove(spec.name)

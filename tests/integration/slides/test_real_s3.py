@@ -1,0 +1,70 @@
+"""Against a real S3: its own signatures, its own refusals, its own Range."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mhs_ray.domain.errors import SlideFetchError
+from mhs_ray.slides.cache import SlideCache, SlideSource
+from mhs_ray.slides.fetch import FetchLimits, fetch
+from mhs_ray.slides.url_guard import UrlPolicy
+from mhs_ray.store.blobs.s3 import S3Blobs
+from tests.s3_fixtures import seaweedfs
+
+HERE = UrlPolicy(allow_private=True)
+QUICK = FetchLimits(stall_s=10, connect_s=5, backoff_s=0.05, retries=2)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def blobs() -> Iterator[S3Blobs]:
+    with seaweedfs() as server:
+        yield server.blobs("slides")
+
+
+def reason_of(url: str, dest: Path) -> str:
+    with pytest.raises(SlideFetchError) as error:
+        fetch(url, dest, limits=QUICK, policy=HERE)
+    assert "X-Amz" not in str(error.value)
+    assert not error.value.transient
+    return error.value.reason
+
+
+def test_a_presigned_url_is_fetched_and_each_refusal_is_told_apart(
+    blobs: S3Blobs, slide_bytes: bytes, tmp_path: Path
+) -> None:
+    blobs.put("scans/1/slide", slide_bytes)
+    short = blobs.sign("scans/1/slide", "GET", timedelta(seconds=1))
+    good = blobs.sign("scans/1/slide", "GET", HOUR)
+    result = fetch(good, tmp_path / "slide", limits=QUICK, policy=HERE)
+    assert result.sha256 == hashlib.sha256(slide_bytes).hexdigest()
+    assert reason_of(good[:-4] + "0000", tmp_path / "a") == "forbidden"
+    assert reason_of(good.partition("?")[0], tmp_path / "b") == "forbidden"
+    assert reason_of(blobs.sign("scans/none", "GET", HOUR), tmp_path / "c") == "not-found"
+    time.sleep(2.1)
+    assert reason_of(short, tmp_path / "d") == "expired"
+
+
+def test_the_node_keeps_one_copy_until_the_object_changes(blobs: S3Blobs, slide_bytes: bytes, tmp_path: Path) -> None:
+    cache = SlideCache(tmp_path, fetch_limits=QUICK, policy=HERE)
+    blobs.put("scans/2/slide", slide_bytes)
+    for was_cached in (False, True):
+        with cache.get(SlideSource((blobs.sign("scans/2/slide", "GET", HOUR),))) as slide:
+            assert slide.was_cached is was_cached
+        time.sleep(1.1)  # so that the next signature is another one
+    blobs.put("scans/2/slide", slide_bytes + b"\0")
+    with cache.get(SlideSource((blobs.sign("scans/2/slide", "GET", HOUR),))) as slide:
+        assert not slide.was_cached
+        assert slide.size == len(slide_bytes) + 1
+    with (
+        pytest.raises(SlideFetchError) as error,
+        cache.get(SlideSource((blobs.sign("scans/2/slide", "GET", HOUR).partition("?")[0],))),
+    ):
+        pass
+    assert error.value.reason == "forbidden"

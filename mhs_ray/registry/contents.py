@@ -27,7 +27,8 @@ _BUNDLES: Final = re.compile(
 )
 """PEM files that clients bring or read: requests and pip (certifi), conda and OpenSSL builds, Debian, Red Hat, SUSE."""
 
-_MOUNTABLE: Final = re.compile(r"[A-Za-z0-9._+/@-]+")  # no colon or comma: those part the fields of a mount option
+_MOUNTABLE: Final = re.compile(r"[A-Za-z0-9._+/@-]{1,255}")  # no colon or comma: those part a mount option's fields
+_MAX_REMEMBERED: Final = 1000  # bundles; bounds what a hostile image makes us keep and compare
 
 
 class Contents:
@@ -50,7 +51,7 @@ class Contents:
 
     def end_layer(self) -> None:
         """Say that the entries that follow are those of the next layer."""
-        self._bundles.update(self._layer_bundles)
+        self._bundles = dict(list({**self._bundles, **self._layer_bundles}.items())[:_MAX_REMEMBERED])
         self._layer_bundles = {}
         self._above = {p for path in self._bundles for p in _with_parents(path)}
 
@@ -70,10 +71,10 @@ class Contents:
             self._hide(gone, keep_itself=name == _OPAQUE)
             return
         self._note_special(entry, path)
-        if entry.type != tarfile.DIRTYPE and path in self._above:
-            self._hide(path)  # a file or link in place of a bundle or of a folder above one
+        if path in self._bundles or (entry.type != tarfile.DIRTYPE and path in self._above):
+            self._hide(path)  # something else in place of a bundle, or no folder in place of one above it
         if entry.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.LNKTYPE):
-            if _BUNDLES.fullmatch(path) and _MOUNTABLE.fullmatch(path):
+            if _MOUNTABLE.fullmatch(path) and _BUNDLES.fullmatch(path) and len(self._layer_bundles) < _MAX_REMEMBERED:
                 self._layer_bundles[path] = None
         elif entry.type != tarfile.DIRTYPE:
             self._layer_bundles.pop(path, None)
@@ -82,6 +83,7 @@ class Contents:
         """Forget the bundles of *lower* layers at and under `path`."""
         if path and path not in self._above:
             return
+        self._above.discard(path)
         below = f"{path}/" if path else ""
         for bundle in [b for b in self._bundles if b.startswith(below) or (b == path and not keep_itself)]:
             del self._bundles[bundle]

@@ -176,7 +176,8 @@ def entries(pieces: Iterator[bytes]) -> Iterator[Entry]:
         except tarfile.HeaderError:
             raise _damaged("it is no tar archive, or a header in it is damaged") from None
         if head.type == tarfile.XHDTYPE:
-            extended.update(_pax_records(_special(reader, head.size)))
+            gnu: dict[str, str] = {key: extended[key] for key in ("gnu-path", "gnu-linkpath") if key in extended}
+            extended = {**_pax_records(_special(reader, head.size)), **gnu}  # the last of two counts
         elif head.type == tarfile.XGLTYPE:
             _special(reader, head.size)  # engines ignore global headers
         elif head.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):

@@ -164,11 +164,14 @@ class RegistryServer:
             )
 
     def collect_garbage(self, timeout_s: float = 3600) -> None:
-        """Free the space of what was removed; only while it is stopped, else an upload under way would lose layers."""
+        """Free the space of what was removed and of pushes that a later push replaced; promoted versions stay.
+
+        Only while the registry is stopped: an upload under way would lose layers.
+        """
         if self.running or self.healthy():
             raise RegistryError("stop the registry before its garbage is collected: a push under way would lose layers")
         self.write_config()
-        command = [self._find_binary(), "garbage-collect", "--delete-untagged=false", str(self.config_path)]
+        command = [self._find_binary(), "garbage-collect", "--delete-untagged", str(self.config_path)]
         done = subprocess.run(
             command, env=self.environment(), capture_output=True, timeout=timeout_s, check=False, cwd=self.root
         )
@@ -219,7 +222,7 @@ class RegistryServer:
     def _config(self, http_secret: str) -> dict[str, Any]:
         return {
             "version": "0.1",
-            "log": {"level": "warn", "accesslog": {"disabled": True}},
+            "log": {"level": "error", "accesslog": {"disabled": True}},
             "storage": {
                 "filesystem": {"rootdirectory": str(self.storage_path)},
                 "cache": {"blobdescriptor": "inmemory"},

@@ -214,14 +214,20 @@ def test_an_upload_goes_on_after_a_restart(platform: Platform) -> None:
     assert httpx.put(final, content=data[60_000:], headers=headers).status_code == 201
 
 
-def test_blobs_that_nothing_names_are_freed_while_it_is_stopped(platform: Platform) -> None:
-    source = Memory()
-    digest = image(source, [tar([("app/model", os.urandom(50_000))])])
-    pushed_by_hand(platform, 210, source, digest)
+def test_removed_and_replaced_pushes_are_freed_while_it_is_stopped_and_promoted_ones_stay(platform: Platform) -> None:
+    def push(image_id: int) -> tuple[str, Path]:
+        source = Memory()
+        digest = image(source, [tar([("app/model", os.urandom(50_000))])])
+        pushed_by_hand(platform, image_id, source, digest)
+        name = max(source.blobs, key=lambda d: len(source.blobs[d])).partition(":")[2]
+        return digest, platform.server.storage_path / f"docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data"
+
+    _, removed = push(210)
     platform.registry.remove(210)
-    name = max(source.blobs, key=lambda d: len(source.blobs[d])).partition(":")[2]
-    data = platform.server.storage_path / f"docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data"
-    assert data.exists()
+    promoted_digest, promoted = push(211)
+    ref = platform.registry.promote(211, promoted_digest, 1)
+    _, replaced = push(211)
+    newest_digest, newest = push(211)
     with pytest.raises(RegistryError, match="stop the registry"):
         platform.server.collect_garbage()
     platform.server.stop()
@@ -229,7 +235,9 @@ def test_blobs_that_nothing_names_are_freed_while_it_is_stopped(platform: Platfo
         platform.server.collect_garbage()
     finally:
         platform.server.start()
-    assert not data.exists()
+    assert [path.exists() for path in (removed, replaced, promoted, newest)] == [False, False, True, True]
+    assert platform.registry._client.head_manifest("trusted/211", ref.digest) == promoted_digest
+    assert platform.registry.admit(211, newest_digest).digest == platform.registry.pushed(211)
 
 
 def kill(platform: Platform) -> None:

@@ -358,6 +358,20 @@ def test_ca_bundles_are_found_through_the_layers_as_they_end_up() -> None:
     ]
 
 
+def test_a_folder_or_link_in_place_of_a_bundle_or_above_it_takes_it_away() -> None:
+    lower = [("opt/a/certifi/cacert.pem", b"PEM"), ("opt/b/certifi/cacert.pem", b"PEM")]
+    upper = [special("opt/a/certifi/cacert.pem", tarfile.DIRTYPE), special("opt/b", tarfile.DIRTYPE)]
+    source = Memory()
+    bundles = admit(source, image(source, [lower, upper]), LIMITS).details["ca_bundles"]
+    assert bundles == ["/opt/b/certifi/cacert.pem"]
+
+
+def test_endless_bundles_are_not_all_remembered_and_fifty_are_named() -> None:
+    source = Memory(piece=1 << 16)
+    many = [(f"opt/{i}/certifi/cacert.pem", b"") for i in range(1500)]
+    assert len(admit(source, image(source, [many, many]), LIMITS).details["ca_bundles"]) == 50
+
+
 def test_a_whiteout_hides_lower_layers_only() -> None:
     source = Memory()
     upper = [("opt/certifi/cacert.pem", b"new"), ("opt/certifi/.wh..wh..opq", b"")]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import ssl
 from collections.abc import AsyncIterator
 from typing import Final
-from urllib.parse import urlsplit
 
 import httpx
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mhs_ray.sandbox.routes import LocalRoute, RouteTable, split_authority
+from mhs_ray.sandbox.routes import LocalRoute, RouteTable, split_authority, split_target
+from mhs_ray.sandbox.tls import system_roots
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +39,24 @@ class LocalHosts:
         table: RouteTable,
         files: ASGIApp,
         connect_patience_s: float = 60,
-        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._table, self._files, self._transport = table, files, transport
+        self._table, self._files = table, files
         self._patience_s = connect_patience_s
         self._client: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> ASGIApp:
         self._client = httpx.AsyncClient(
             trust_env=False,
-            transport=self._transport,
+            # Without an https upstream nothing is ever verified, and loading the roots would cost 20 ms.
+            verify=ssl.create_default_context(cafile=str(system_roots())) if self._speaks_tls() else False,
             timeout=httpx.Timeout(_STALL_S, connect=5),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=8),
         )
         return self
+
+    def _speaks_tls(self) -> bool:
+        upstreams = (r.upstream for r in self._table.routes if isinstance(r, LocalRoute))
+        return any(upstream is not None and upstream.startswith("https:") for upstream in upstreams)
 
     async def __aexit__(self, *exc: object) -> None:
         if self._client is not None:
@@ -62,8 +67,8 @@ class LocalHosts:
         target: bytes = scope["raw_path"]
         authority = b""
         if not target.startswith(b"/"):
-            url = urlsplit(target.decode("ascii"))
-            authority, target = url.netloc.encode(), url.path.encode() or b"/"
+            url = split_target(target.decode("ascii"))
+            authority, target = (url[1].encode(), url[2].encode()) if url else (b"?", b"/")
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if not authority and len(hosts) == 1:
             authority = hosts[0]
@@ -97,7 +102,7 @@ class LocalHosts:
         try:
             response = await self._send(scope["method"], url, headers, _body(receive) if has_body else None)
         except (httpx.HTTPError, TimeoutError, ConnectionError) as e:
-            log.warning("forwarding a container's %s failed: %s", scope["method"], type(e).__name__)
+            log.info("forwarding a container's %s failed: %s", scope["method"], type(e).__name__)
             text = "the results gateway cannot be reached now; send the request again"
             await _refuse(504 if isinstance(e, httpx.TimeoutException) else 502, text, scope, receive, send)
             return

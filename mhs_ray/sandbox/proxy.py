@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Final
-from urllib.parse import urlsplit
 
 from mhs_ray.domain.errors import SandboxError
 from mhs_ray.sandbox.dial import Resolve, dial, resolve_by_system, splice
@@ -30,6 +29,7 @@ from mhs_ray.sandbox.routes import (
     Route,
     RouteTable,
     split_authority,
+    split_target,
 )
 
 log = logging.getLogger(__name__)
@@ -211,12 +211,15 @@ class Proxy:
     async def _serve_plain(self, conn: socket.socket, head: RequestHead | None) -> None:
         if head is None:
             return
-        url = urlsplit(head.target) if not head.target.startswith("/") else None
+        url = split_target(head.target)
+        if url is None and not head.target.startswith("/"):
+            await self._deny(conn, head.target)
+            return
         hosts = head.values(b"host")
-        authority = url.netloc if url else (hosts[0] if len(hosts) == 1 else "")
+        authority = url[1] if url else (hosts[0] if len(hosts) == 1 else "")
         target = split_authority(authority, default_port=80)
         route = None
-        if target is not None and (url is None or url.scheme.lower() == "http"):
+        if target is not None and (url is None or url[0] == "http"):
             route = self._table.find_plain(*target)
         if route is None:
             await self._deny(conn, authority or head.target)
@@ -228,7 +231,7 @@ class Proxy:
                 return
             with upstream:
                 # One request a connection: a second one could name another host behind the same address.
-                path = (url._replace(scheme="", netloc="", fragment="").geturl() or "/") if url else head.target
+                path = url[2] if url else head.target
                 lines = [f"{head.method} {path} HTTP/1.1".encode(), f"Host: {authority}".encode(), b"Connection: close"]
                 for name, value in head.headers:
                     if name.lower() not in _HOP_BY_HOP and not name.lower().startswith(b"proxy-"):
@@ -303,5 +306,6 @@ class Proxy:
 
 def _printable(text: str) -> str:
     """A target as a container wrote it, safe for a log: host and port only, no path, no query, no user info."""
-    text = urlsplit(text).netloc if "://" in text else text.split("/", 1)[0].split("?", 1)[0]
+    text = text.partition("://")[2] or text
+    text = text.split("/", 1)[0].split("?", 1)[0]
     return "".join(c if " " <= c <= "~" else "?" for c in text.rpartition("@")[2])[:200] or "(nothing)"

@@ -74,6 +74,17 @@ def split_authority(text: str, default_port: int | None = None) -> tuple[str, in
     return (match[1].lower(), port) if port is not None and 0 < port < 65536 else None
 
 
+def split_target(target: str) -> tuple[str, str, str] | None:
+    """Return (scheme, authority, path and query) of an absolute request target, None for any other."""
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return None
+    if not parts.scheme or not parts.netloc:
+        return None
+    return parts.scheme.lower(), parts.netloc, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
 def results_route(host: str, gateway_url: str) -> LocalRoute:
     """Return the route of ``https://api.{HOST}/api/v3/…`` to the results gateway at `gateway_url`.
 

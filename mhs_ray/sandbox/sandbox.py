@@ -153,7 +153,8 @@ class Sandbox:
 
     def _write_shared(self, ca: AttemptCa) -> None:
         shared = self._folder / "shared"
-        shared.mkdir(mode=0o755, exist_ok=True)
+        shared.mkdir(exist_ok=True)
+        shared.chmod(0o755)  # whatever the umask
         names = " ".join(("localhost", *self._table.hosts))
         write_shared(shared / "hosts", f"127.0.0.1 {names}\n".encode())
         write_shared(shared / "resolv.conf", b"# no name service: see /etc/hosts\n")

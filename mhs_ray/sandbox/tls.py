@@ -118,12 +118,15 @@ class AttemptCa:
         return context
 
 
-def trust_bundle(ca: AttemptCa, system_roots: Path | None = None) -> bytes:
-    """Return one PEM bundle: the node's trusted roots (or certifi's, where it has none) and the attempt's CA."""
-    if system_roots is None:
-        found = (Path(p) for p in SYSTEM_ROOTS)
-        system_roots = next((p for p in found if p.is_file() and p.stat().st_size > 0), Path(certifi.where()))
-    return system_roots.read_bytes().rstrip(b"\n") + b"\n" + ca.certificate_pem
+def system_roots() -> Path:
+    """Return the bundle of roots that this node trusts, certifi's where it has none."""
+    found = (Path(path) for path in SYSTEM_ROOTS)
+    return next((path for path in found if path.is_file() and path.stat().st_size > 0), Path(certifi.where()))
+
+
+def trust_bundle(ca: AttemptCa, roots: Path | None = None) -> bytes:
+    """Return one PEM bundle: `roots` (the node's own if not given) and the attempt's CA."""
+    return (roots or system_roots()).read_bytes().rstrip(b"\n") + b"\n" + ca.certificate_pem
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

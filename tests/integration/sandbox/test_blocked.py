@@ -74,6 +74,10 @@ def test_connect_to_anything_unlisted_is_a_403_that_says_what_is_allowed(inside:
         "http://127.0.0.1:8000/",
         f"https://{API_HOST}/api/v3/x",
         "ftp://files.mhs.internal/",
+        "http://[::1",
+        "http://[/",
+        "*",
+        "http://",
     ],
 )
 def test_a_plain_request_to_anything_unlisted_is_a_403(inside: Inside, gateway: Gateway, url: str) -> None:
@@ -81,6 +85,17 @@ def test_a_plain_request_to_anything_unlisted_is_a_403(inside: Inside, gateway: 
     assert answer.startswith(b"HTTP/1.1 403 ")
     assert gateway.requests == []
     assert len(inside.denied) == 1
+
+
+def test_a_malformed_target_inside_tls_is_a_403_and_not_a_line_in_our_log(
+    inside: Inside, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = ssl.create_default_context(cafile=str(inside.trust))
+    for target in ("http://[::1", "http://evil.example/", "https://[/", "*"):
+        with inside.connect(443) as conn, client.wrap_socket(conn, server_hostname=API_HOST) as tls:
+            tls.sendall(f"GET {target} HTTP/1.1\r\nHost: evil\r\n\r\n".encode())
+            assert tls.recv(12) == b"HTTP/1.1 403"
+    assert caplog.records == []
 
 
 def test_curl_meets_every_refusal_as_an_error(inside: Inside) -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import ssl
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from mhs_ray.sandbox.peek import PeekError, _handshake, parse_head, server_name
 
 
+@functools.cache
 def hello(name: str | None) -> bytes:
     outgoing = ssl.MemoryBIO()
     context = ssl.create_default_context()

@@ -11,6 +11,7 @@ from mhs_ray.sandbox.routes import (
     normal_host,
     results_route,
     split_authority,
+    split_target,
 )
 
 
@@ -76,6 +77,13 @@ def test_names_are_compared_without_case_and_final_dot() -> None:
 @pytest.mark.parametrize("text", ["a", "a:", "a:0", "a:65536", "u@a:1", "a:1:2", "a:1/x", "::1:443", "a :1", ""])
 def test_a_malformed_authority_is_none(text: str) -> None:
     assert split_authority(text) is None
+
+
+def test_an_absolute_target_is_taken_apart_and_no_other() -> None:
+    assert split_target("http://a.example:80/b?c=1") == ("http", "a.example:80", "/b?c=1")
+    assert split_target("HTTP://a?c") == ("http", "a", "/?c")
+    for target in ("/a", "*", "a:443", "http://", "http://[::1", "//a/b"):
+        assert split_target(target) is None
 
 
 def test_the_results_route_is_api_dot_host_on_its_port() -> None:

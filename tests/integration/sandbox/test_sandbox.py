@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mhs_ray.domain.errors import EngineError, SandboxError
+from mhs_ray.engines.docker import DockerEngine
 from mhs_ray.engines.labels import ROLE, ROLE_MODEL
 from mhs_ray.engines.pause import ensure_pause_image
+from mhs_ray.engines.podman import PodmanEngine
 from mhs_ray.ports import ContainerEngine, ContainerSpec, ContainerStatus, Limits
 from mhs_ray.sandbox.sandbox import Sandbox, SandboxSpec
 from mhs_ray.sandbox.scratch import mounts_below, remove_folder
@@ -205,6 +209,39 @@ def test_a_new_process_takes_over_and_the_running_container_goes_on(
     finally:
         first.close()
     assert engine.inspect(f"{spec.name}-net") is None
+    assert list(root.iterdir()) == []
+
+
+DIES = """
+import json, os, sys
+from pathlib import Path
+from mhs_ray.engines.docker import DockerEngine
+from mhs_ray.engines.podman import PodmanEngine
+from mhs_ray.sandbox.sandbox import Sandbox, SandboxSpec
+name, where, root, spec = json.loads(sys.stdin.read())
+engine = DockerEngine(where) if name == "docker" else PodmanEngine(where)
+sandbox = Sandbox(engine, SandboxSpec(**spec), Path(root), print).open()
+print(engine.inspect(sandbox.network_of).id, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_process_left_is_taken_over_and_then_removed(
+    engine: PodmanEngine | DockerEngine, spec: SandboxSpec, root: Path
+) -> None:
+    where = engine.base[1:] if isinstance(engine, PodmanEngine) else engine.host
+    order = json.dumps([engine.name, where, str(root), asdict(spec)])
+    done = subprocess.run([sys.executable, "-c", DIES], input=order, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    left = engine.inspect(f"{spec.name}-net")
+    assert left is not None
+    assert (left.id, left.running) == (done.stdout.strip(), True)
+    with Sandbox(engine, spec, root, lambda _: None) as sandbox:
+        found = engine.inspect(sandbox.network_of)
+        assert found is not None
+        assert found.id == left.id
+    assert engine.inspect(f"{spec.name}-net") is None
+    assert mounts_below(root) == []
     assert list(root.iterdir()) == []
 
 

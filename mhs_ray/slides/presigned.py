@@ -15,22 +15,23 @@ from mhs_ray.domain.redact import redact_url
 _EXPIRED_CODES: Final = frozenset({"ExpiredToken", "TokenRefreshRequired", "ExpiredTokenException", "RequestExpired"})
 _NOT_FOUND_CODES: Final = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "BlobNotFound", "NotFound"})
 _SIGNATURE: Final = re.compile(
-    r"x-amz-.*|x-goog-.*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id|response-.*|"
+    r"x-amz-.*|x-goog-.*|x-mhs-.*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id|response-.*|"
     r"sig|se|sp|sv|sr|st|spr|sip|skoid|sktid|skt|ske|sks|skv",
     re.IGNORECASE,
 )
 
 
 def expires_at(url: str) -> datetime | None:
-    """Return when a presigned URL ends (S3 v4 and v2, CloudFront, Google, Azure), None when it does not say."""
+    """Return when a presigned URL ends (S3, CloudFront, Google, Azure, our own), None when it does not say."""
     try:
         query = {k.lower(): v for k, v in parse_qsl(urlsplit(url).query)}
         for prefix in ("x-amz", "x-goog"):
             if f"{prefix}-date" in query and f"{prefix}-expires" in query:
                 signed = datetime.strptime(query[f"{prefix}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
                 return signed + timedelta(seconds=int(query[f"{prefix}-expires"]))
-        if "expires" in query:
-            return datetime.fromtimestamp(int(query["expires"]), UTC)
+        for name in ("expires", "x-mhs-expires"):
+            if name in query:
+                return datetime.fromtimestamp(int(query[name]), UTC)
         if "se" in query and "sig" in query:
             return datetime.fromisoformat(query["se"]).astimezone(UTC)
     except (ValueError, OverflowError, OSError):

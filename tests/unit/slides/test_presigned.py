@@ -31,6 +31,7 @@ def test_a_redacted_url_keeps_where_and_loses_the_signature() -> None:
         (V4, datetime(2026, 11, 23, 11, 10, tzinfo=UTC)),
         ("https://h/x?AWSAccessKeyId=A&Expires=1790000000&Signature=S", datetime.fromtimestamp(1790000000, UTC)),
         ("https://h/x?se=2026-11-23T11%3A00%3A00Z&sig=S", datetime(2026, 11, 23, 11, 0, tzinfo=UTC)),
+        ("https://h/x?X-Mhs-Expires=1790000000&X-Mhs-Signature=S", datetime.fromtimestamp(1790000000, UTC)),
         ("https://h/x?Expires=soon", None),
         ("https://h/x?Expires=99999999999999999999", None),
         ("https://h/x", None),

@@ -112,7 +112,10 @@ def _build(tar: Path, packages: Sequence[str], progress: Progress) -> None:
         command = [debootstrap, "--variant=minbase", f"--include={','.join(packages)}"]
         if mirror.keyring is not None:
             command.append(f"--keyring={mirror.keyring}")
-        _run([*command, _SUITE, str(root), mirror.url], _apt_proxy(), progress)
+        try:
+            _run([*command, _SUITE, str(root), mirror.url], _apt_proxy(), progress)
+        finally:
+            _unmount_below(root)
         progress("checking that Python and its modules work")
         check = subprocess.run(
             ["chroot", str(root), "/usr/bin/python3", "-B", "-c", _MODULES], capture_output=True, text=True, check=False
@@ -123,6 +126,13 @@ def _build(tar: Path, packages: Sequence[str], progress: Progress) -> None:
         part = Path(folder, "part.tar")
         pack(root, part, mirror.sources)
         part.rename(tar)
+
+
+def _unmount_below(root: Path) -> None:
+    # An interrupted debootstrap leaves /proc and /sys mounted: they must not go with the folder.
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in sorted((m for m in mounts if m.startswith(f"{root.resolve()}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 def _run(command: Sequence[str], proxy: dict[str, str], progress: Progress) -> None:

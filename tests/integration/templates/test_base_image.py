@@ -1,0 +1,86 @@
+"""The real base image, and the template built and run on it, with both engines and no registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mhs_ray.engines.build import image_tools
+from mhs_ray.engines.docker import DockerEngine
+from mhs_ray.engines.podman import PodmanEngine
+from mhs_ray.platform.base_image import DEFAULT_TAG, make_base_image
+from mhs_ray.ports import ContainerSpec, Limits, Mount
+from mhs_ray.templates import write_template
+
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="session")
+def base_cache(request: pytest.FixtureRequest) -> Path:
+    """Where the base image's tar outlives the session: making it takes a minute or more."""
+    if shutil.which("debootstrap") is None or os.geteuid() != 0:
+        pytest.skip("the base image needs root and debootstrap: apt-get install debootstrap")
+    cache = request.config.cache
+    assert cache is not None
+    return cache.mkdir("mhs-base-image")
+
+
+@pytest.mark.timeout(600)
+def test_a_lab_builds_and_runs_the_template_on_the_base_image(
+    engine: PodmanEngine | DockerEngine, base_cache: Path, tmp_path: Path
+) -> None:
+    images = image_tools(engine)
+    told: list[str] = []
+    made = make_base_image(images, base_cache, progress=told.append)
+    assert told[-1].endswith(f"as {DEFAULT_TAG}")
+    (tar,) = base_cache.glob("*.tar")
+    assert tar.stat().st_size < 350_000_000
+    told.clear()
+    assert make_base_image(images, base_cache, progress=told.append) == made == images.image_id(DEFAULT_TAG)
+    assert told == []
+
+    write_template("plain", tmp_path / "lab")
+    # Whatever asked for the network would fail: nothing can be resolved behind these.
+    nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    image = images.build(tmp_path / "lab", "localhost/lab:test", {"BASE_IMAGE": DEFAULT_TAG, **nowhere})
+
+    for slide in ("CMU-1-Small-Region.svs", "sm_image.dcm"):
+        if not (DATA / slide).exists():
+            pytest.skip(f"{slide} is not there: put the sample slides into shared/data beside the project")
+        lines = run(engine, image, DATA / slide)
+        assert lines[0].startswith("CUDA is not available: PyTorch is not installed. Falling back to the CPU")
+        assert lines[3:6] == [
+            "Processing image: /slide",
+            "Generated 4 fake annotations",
+            f"Visualization saved to {lines[5][23:]}",
+        ]
+        results = json.loads(lines[6].removeprefix("Results JSON: "))
+        assert len(results["scanResults"][0]["geojson"]["features"]) == 4
+
+
+def run(engine: PodmanEngine | DockerEngine, image: str, slide: Path) -> list[str]:
+    name = f"template-{slide.stem.lower()}"
+    output = bytearray()
+    spec = ContainerSpec(
+        name=name,
+        image=image,
+        env={"HOME": "/tmp"},
+        labels={"mhs.test": "template"},
+        limits=Limits(cpus=1, memory_bytes=1 << 30),
+        mounts=[Mount(slide, "/slide")],
+        tmpfs={"/tmp": 1 << 28},
+        command=["/slide"],
+    )
+    try:
+        engine.run(spec, lambda stream, data: output.extend(data), lambda status: None)
+        status = engine.inspect(name)
+        assert status is not None
+        assert status.exit_code == 0, output.decode()
+    finally:
+        engine.remove(name)
+    return output.decode().splitlines()

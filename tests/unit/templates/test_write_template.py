@@ -1,0 +1,48 @@
+"""What ``mhs init`` writes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mhs_ray.domain.errors import ConflictError, NotFoundError
+from mhs_ray.templates import template_names, write_template
+
+
+def test_the_template_is_written_whole_and_its_own_tests_pass(tmp_path: Path) -> None:
+    written = {str(p) for p in write_template("plain", tmp_path / "new" / "lab")}
+    assert {"main.py", "results_client.py", "Dockerfile", ".dockerignore", "requirements.txt", "README.md"} <= written
+    assert not [p for p in written if "__pycache__" in p]
+    run = subprocess.run(
+        [sys.executable, "-m", "unittest", "discover", "-s", "tests", "-t", "."],
+        cwd=tmp_path / "new" / "lab", capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+
+
+def test_an_empty_folder_may_be_there_already(tmp_path: Path) -> None:
+    assert write_template("plain", tmp_path)
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text("mine")
+    with pytest.raises(ConflictError, match="is not empty; name a folder"):
+        write_template("plain", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["main.py"]
+    assert (tmp_path / "main.py").read_text() == "mine"
+
+
+def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "lab").write_text("x")
+    with pytest.raises(ConflictError, match="is a file"):
+        write_template("plain", tmp_path / "lab")
+
+
+@pytest.mark.parametrize("name", ["nothing", "../templates/plain", "", "__pycache__"])
+def test_an_unknown_template_is_answered_with_those_there_are(tmp_path: Path, name: str) -> None:
+    with pytest.raises(NotFoundError, match="plain"):
+        write_template(name, tmp_path / "lab")
+    assert template_names() == ["plain"]

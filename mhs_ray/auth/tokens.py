@@ -18,6 +18,7 @@ from mhs_ray.domain.models import Principal, Role
 ISSUER: Final = "mhs-ray"
 API: Final = "mhs-api"
 ATTEMPT: Final = "mhs-attempt"
+SESSION: Final = "mhs-session"
 LEEWAY: Final = timedelta(seconds=60)
 
 
@@ -29,6 +30,25 @@ class AttemptIdentity:
     task_number: int
     job_id: int
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A browser that signed in: no rights of its own, the clients are looked up at each request.
+
+    clients: ids of the API clients it signed in with, `active` the index of the one it works as. form_key: what a
+    write must bring along from the page. expires_at: None until it is signed.
+    """
+
+    clients: tuple[str, ...]
+    active: int
+    form_key: str
+    expires_at: datetime | None = None
+
+    @property
+    def client_id(self) -> str:
+        """The client that this browser works as."""
+        return self.clients[self.active]
 
 
 class Tokens:
@@ -48,18 +68,35 @@ class Tokens:
         claims = {"company": who.company_id, "name": who.name, "role": who.role.value}
         return self._sign(API, who.client_id, life, claims)
 
+    def for_session(self, session: Session, life: timedelta) -> str:
+        """Return the value of a console's cookie; it is good for the console only, never as a bearer token."""
+        claims = {"clients": list(session.clients), "active": session.active, "form_key": session.form_key}
+        return self._sign(SESSION, session.client_id, life, claims)
+
+    def verify_session(self, token: str) -> Session:
+        """Return the session of a console's cookie. Raises UnauthenticatedError."""
+        claims = self._claims(token, [SESSION])
+        clients, active = tuple(claims["clients"]), int(claims["active"])
+        return Session(clients, active, claims["form_key"], datetime.fromtimestamp(claims["exp"], UTC))
+
     def verify(self, token: str) -> AttemptIdentity | Principal:
         """Return who holds `token`. Raises UnauthenticatedError that says what is wrong with it."""
+        claims = self._claims(token, [API, ATTEMPT])
+        if claims["aud"] == ATTEMPT:
+            return AttemptIdentity(claims["company"], claims["task"], claims["job"], claims["attempt"])
+        return Principal(claims["company"], claims["name"], Role(claims["role"]), claims["sub"])
+
+    def _claims(self, token: str, audiences: list[str]) -> dict[str, Any]:
         try:
             kid = str(jwt.get_unverified_header(token).get("kid"))
             key = self._keys.get(kid)
             if key is None:
                 raise UnauthenticatedError("this token was not issued here, or its key has been retired; get a new one")
-            claims = jwt.decode(
+            claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
                 algorithms=["HS256"],
-                audience=[API, ATTEMPT],
+                audience=audiences,
                 issuer=ISSUER,
                 leeway=LEEWAY,
                 options={"require": ["exp", "iat", "sub", "aud", "iss"]},
@@ -68,9 +105,7 @@ class Tokens:
             raise UnauthenticatedError("the token has expired; get a new one") from None
         except jwt.InvalidTokenError:
             raise UnauthenticatedError("the bearer token is malformed or was not issued here") from None
-        if claims["aud"] == ATTEMPT:
-            return AttemptIdentity(claims["company"], claims["task"], claims["job"], claims["attempt"])
-        return Principal(claims["company"], claims["name"], Role(claims["role"]), claims["sub"])
+        return claims
 
     def _sign(self, audience: str, subject: str, life: timedelta, claims: Mapping[str, Any]) -> str:
         now = datetime.now(UTC)

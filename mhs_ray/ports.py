@@ -62,7 +62,11 @@ class ContainerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ContainerStatus:
-    """What the engine knows of a container. pid: of its init process on the node, None once it ended."""
+    """What the engine knows of a container. pid: of its init process on the node, None once it ended.
+
+    exit_code: None while it runs, and for good when what watched over it was killed: a failure of the platform.
+    oom_killed: the kernel killed a process of it for its memory limit; that need not be what ended it.
+    """
 
     id: str
     name: str

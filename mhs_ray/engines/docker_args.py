@@ -63,4 +63,5 @@ def create_args(spec: ContainerSpec, caps: Capabilities, version: str, volumes: 
         "healthcheck": {"test": ["NONE"]},
         "stop_signal": "SIGTERM",
         "host_config": host,
+        "use_config_proxy": False,  # a proxy of whoever runs this process is none of the container's business
     }

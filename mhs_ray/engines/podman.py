@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,17 @@ class PodmanEngine(ContainerEngine):
         self._oom_killed.add(container_id)
 
     def inspect(self, name: str) -> ContainerStatus | None:
-        """Return the container of this name, None when there is none."""
+        """Return the container of this name, None when there is none.
+
+        One whose monitor was killed is not running and has no exit code: nobody will ever know it.
+        """
         facts = self.inspect_raw(name)
-        return None if facts is None else self.status(facts)
+        if facts is not None and _is_lost(facts):
+            facts = self.inspect_raw(name)  # it may just have ended as it should
+        if facts is None:
+            return None
+        status = self.status(facts)
+        return replace(status, running=False, pid=None) if _is_lost(facts) else status
 
     def inspect_raw(self, name: str) -> dict[str, Any] | None:
         """Return podman's own description of a container, None when there is none."""
@@ -199,6 +208,16 @@ class PodmanEngine(ContainerEngine):
         if result.returncode:  # one of them went away meanwhile
             return [status for container_id in ids if (status := self.inspect(container_id)) is not None]
         return [self.status(facts) for facts in json.loads(result.stdout)]
+
+
+def _is_lost(facts: Mapping[str, Any]) -> bool:
+    """Say whether podman believes a container to run whose process and monitor are both gone.
+
+    conmon turns into podman's clean-up process at the end, so it is there until the exit code is written down.
+    """
+    state = facts["State"]
+    pids = (state.get("Pid"), state.get("ConmonPid"))
+    return state["Status"] == "running" and not any(pid and Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def moment(text: object) -> datetime | None:

@@ -33,6 +33,7 @@ _BLOCK: Final = 1 << 16
 _TICK_S: Final = 0.01
 _ASK_AFTER_S: Final = 0.3
 _START_TIMEOUT_S: Final = 180.0
+_PLAIN_RUNTIMES: Final = ("runc", "crun")
 
 
 def run(engine: PodmanEngine, spec: ContainerSpec, on_output: OnOutput, on_started: OnStarted) -> None:
@@ -126,7 +127,7 @@ class _Client:
                 exe = _executable(pid)
                 stub = stub or exe
                 now = time.monotonic()
-                if exe is not None and exe != stub and "memfd:" not in exe:
+                if _is_program(exe, stub, self._spec.runtime or self._engine.capabilities().runtime_name):
                     self._note_start(folder)
                 elif pid and now - asked > _ASK_AFTER_S:
                     asked = now
@@ -259,6 +260,13 @@ def _pid(folder: Path) -> int | None:
         return int((folder / "pid").read_text())
     except (OSError, ValueError):
         return None
+
+
+def _is_program(exe: str | None, stub: str | None, runtime: str) -> bool:
+    """Say whether the container's first process has become its own program: until then it is the OCI runtime's."""
+    if exe is None or "memfd:" in exe:  # runc and crun run from a sealed copy of themselves
+        return False
+    return exe != stub or (runtime in _PLAIN_RUNTIMES and Path(exe).name not in _PLAIN_RUNTIMES)
 
 
 def _executable(pid: int | None) -> str | None:

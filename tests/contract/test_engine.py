@@ -197,6 +197,21 @@ def test_out_of_memory_is_told(engine: Engine, make: Callable[..., ContainerSpec
     assert status.exit_code == 137
 
 
+def test_out_of_memory_is_told_to_an_engine_that_did_not_watch(
+    engine: Engine, make: Callable[..., ContainerSpec], tmp_path: Path
+) -> None:
+    if isinstance(engine, PodmanEngine) and not os.access("/dev/kmsg", os.R_OK):
+        pytest.skip("the kernel log cannot be read here, and podman 4 itself does not know")
+    spec = make(["/usr/local/bin/python3", "-c", "x = b'x' * (1 << 30)"], limits=Limits(1, 64 * MIB, shm_bytes=MIB))
+    run(engine, spec)
+    other: Engine = (
+        PodmanEngine(engine.args, folder=tmp_path)
+        if isinstance(engine, PodmanEngine)
+        else DockerEngine(engine.host, folder=tmp_path)
+    )
+    assert ended(other, spec).oom_killed
+
+
 def test_exit_137_is_not_out_of_memory(engine: Engine, make: Callable[..., ContainerSpec]) -> None:
     spec = make("exit 137")
     run(engine, spec)
@@ -353,6 +368,33 @@ def test_the_reader_goes_on_when_the_podman_client_dies(podman_engine: PodmanEng
         assert ended(podman_engine, spec).exit_code == 0
     finally:
         podman_engine.remove(spec.name)
+
+
+def test_a_container_whose_monitor_was_killed_is_over_without_an_exit_code(
+    podman_engine: PodmanEngine, small_image: str
+) -> None:
+    spec = ContainerSpec(
+        name=unique("m"),
+        image=small_image,
+        env={"PATH": "/bin"},
+        labels={labels.PLATFORM: PLATFORM},
+        limits=Limits(1, 64 * MIB, shm_bytes=MIB),
+        command=("/bin/sh", "-c", "echo up; sleep 60"),
+    )
+    job = Background(podman_engine, spec)
+    try:
+        assert job.heard.first.wait(30)
+        facts = podman_engine.inspect_raw(spec.name)
+        assert facts is not None
+        os.kill(facts["State"]["ConmonPid"], signal.SIGKILL)
+        os.kill(facts["State"]["Pid"], signal.SIGKILL)
+        job.join()
+        status = podman_engine.inspect(spec.name)
+        assert status is not None
+        assert (status.running, status.exit_code, status.pid) == (False, None, None)
+    finally:
+        podman_engine.remove(spec.name)
+    assert podman_engine.inspect(spec.name) is None
 
 
 def _read(path: Path) -> bytes:

@@ -46,7 +46,7 @@ def test_a_lab_builds_and_runs_the_template_on_the_base_image(
 
     write_template("plain", tmp_path / "lab")
     # Whatever asked for the network would fail: nothing can be resolved behind these.
-    nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     image = images.build(tmp_path / "lab", "localhost/lab:test", {"BASE_IMAGE": DEFAULT_TAG, **nowhere})
 
     for slide in ("CMU-1-Small-Region.svs", "sm_image.dcm"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tarfile
 from collections.abc import Mapping
@@ -50,7 +51,8 @@ def test_the_mirror_of_a_deb822_source_is_used(tmp_path: Path) -> None:
     write(
         tmp_path,
         "sources.list.d/debian.sources",
-        "Types: deb\n# a comment\nURIs: http://mirror.test/debian\nSuites: bookworm bookworm-updates\nComponents: main\n"
+        "Types: deb\n# a comment\nURIs: http://mirror.test/debian\n"
+        "Suites: bookworm bookworm-updates\nComponents: main\n"
         "Signed-By: /usr/share/keyrings/debian.gpg\n\n"
         "Types: deb\nURIs: http://mirror.test/security\nSuites: bookworm-security\nComponents: main contrib\n\n"
         "Types: deb\nURIs: http://other.test/tool\nSuites: stable\nComponents: main\n",
@@ -86,18 +88,18 @@ def test_the_mirror_of_a_one_line_source_is_used_and_its_password_stays_here(tmp
 )  # fmt: skip
 def test_a_machine_without_the_suite_is_told(tmp_path: Path, text: str) -> None:
     write(tmp_path, "sources.list.d/x.sources", text)
-    with pytest.raises(ConflictError, match="no apt source of this machine.*public base"):
+    with pytest.raises(ConflictError, match=r"no apt source of this machine.*public base"):
         apt_mirror(tmp_path)
 
 
 def test_a_missing_debootstrap_is_told_with_the_way_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_image.shutil, "which", lambda *a, **k: None)
+    monkeypatch.setattr(shutil, "which", lambda *a, **k: None)
     with pytest.raises(ConflictError, match="apt-get install debootstrap"):
         make_base_image(NoEngine(), tmp_path)
 
 
 def test_without_root_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_image.shutil, "which", lambda *a, **k: "/usr/sbin/debootstrap")
+    monkeypatch.setattr(shutil, "which", lambda *a, **k: "/usr/sbin/debootstrap")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ConflictError, match="needs root"):
         make_base_image(NoEngine(), tmp_path)
@@ -114,11 +116,11 @@ def test_a_debootstrap_that_fails_leaves_nothing_and_tells_its_last_words(
     fake.chmod(0o755)
     write(tmp_path, "apt/sources.list", "deb http://m.test/debian bookworm main\n")
     mirror = apt_mirror(tmp_path / "apt")
-    monkeypatch.setattr(base_image.shutil, "which", lambda name, **k: str(fake) if name == "debootstrap" else None)
+    monkeypatch.setattr(shutil, "which", lambda name, **k: str(fake) if name == "debootstrap" else None)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(base_image, "apt_mirror", lambda etc: mirror)
     told: list[str] = []
-    with pytest.raises(ConflictError, match="Failed from http://m.test/x"):
+    with pytest.raises(ConflictError, match=r"Failed from http://m\.test/x"):
         make_base_image(NoEngine(), tmp_path / "cache", progress=told.append)
     assert told == ["reading the package index"]
     assert {p.name for p in (tmp_path / "cache").iterdir()} == {"base.lock"}
@@ -150,8 +152,10 @@ def test_what_no_container_reads_is_left_out(tmp_path: Path) -> None:
     root = tmp_path / "root"
     kept = ["usr/bin/python3", "etc/apt/keep", "usr/share/zoneinfo/UTC", "usr/lib/python3/dist-packages/numpy/x.py"]
     dropped = [
-        "usr/share/doc/x/copyright", "usr/share/man/man1/x.1", "usr/share/locale/de/x.mo", "var/cache/apt/archives/x.deb",
-        "var/lib/apt/lists/x", "usr/lib/python3/__pycache__/x.pyc", "etc/resolv.conf", "etc/hostname", "var/log/x.log", "dev/x",
+        "usr/share/doc/x/copyright", "usr/share/man/man1/x.1", "usr/share/locale/de/x.mo",
+        "var/cache/apt/archives/x.deb",
+        "var/lib/apt/lists/x", "usr/lib/python3/__pycache__/x.pyc", "etc/resolv.conf",
+        "etc/hostname", "var/log/x.log", "dev/x",
     ]  # fmt: skip
     for name in [*kept, *dropped, "etc/apt/sources.list"]:
         write(root, name, "x")
@@ -163,7 +167,7 @@ def test_what_no_container_reads_is_left_out(tmp_path: Path) -> None:
         names = packed.getnames()
         assert not [n for n in names if n.removeprefix("./") in dropped]
         assert {f"./{n}" for n in kept} <= set(names)
-        assert {"./dev", "./var/lib/apt/lists", "./var/cache/apt/archives"} & set(names) >= {"./dev"}
+        assert "./dev" in names
         assert stat.S_IMODE(packed.getmember("./tmp").mode) == 0o1777
         sources = packed.extractfile("./etc/apt/sources.list")
         assert sources is not None

@@ -150,9 +150,7 @@ class SlideCache:
             for entry in sorted(self._entries.glob(f"{source.key}.*"), key=lambda e: e.name != confirmed):
                 with try_lock(entry / _LEASE, shared=True, create=False) as leased:
                     meta = self._meta(entry) if leased else None
-                    if meta is None or not entry.exists():
-                        continue
-                    if entry.name != confirmed and not self._still_good(source, meta):
+                    if meta is None or (entry.name != confirmed and not self._is_good(source, entry, meta)):
                         continue
                     os.utime(entry / _META)
                     yield self._cached(entry, meta, entry.name != made_here)
@@ -168,11 +166,14 @@ class SlideCache:
         """An entry that another process made while we waited for the lock; it is as fresh as our question."""
         for entry in self._entries.glob(f"{source.key}.*"):
             meta = self._meta(entry)
-            if meta is not None and self._still_good(source, meta):
+            if meta is not None and (entry / _LEASE).exists() and self._is_good(source, entry, meta):
                 return entry
         return None
 
-    def _still_good(self, source: SlideSource, meta: dict[str, Any]) -> bool:
+    def _is_good(self, source: SlideSource, entry: Path, meta: dict[str, Any]) -> bool:
+        """Say whether the entry holds what was fetched, and the storage lets this source read it and has no newer."""
+        if not self._survived(entry, meta):
+            return False
         if source.identity is not None:
             return True
         if len(meta["etags"]) != len(source.urls):
@@ -299,32 +300,38 @@ class SlideCache:
         return True
 
     def _meta(self, entry: Path) -> dict[str, Any] | None:
-        """Return the entry's record, None when the entry is not as it was recorded."""
+        """Return the entry's record, None when the entry is not as it was recorded (its size tells; cheap)."""
         try:
             meta = json.loads((entry / _META).read_text())
             path = entry / meta["path"]
             if _size(path) != meta["size"]:
                 return None
-            if meta["boot"] != _boot_id():
-                # Written before a power loss perhaps, and never flushed: compare once with what was fetched.
-                if path.is_dir() or _sha256(path) != meta["sha256"][0]:
-                    return None
-                meta["boot"] = _boot_id()
-                fresh = entry / f"{_META}.{secrets.token_hex(4)}"
-                fresh.write_text(json.dumps(meta))
-                fresh.rename(entry / _META)
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            SlideFacts.from_json(meta["facts"])
+            if not {"sha256", "etags", "boot"} <= meta.keys():
+                return None
+        except (OSError, ValueError, KeyError, TypeError, SlideError):
             return None
         return dict(meta)
 
-    def _cached(self, entry: Path, meta: dict[str, Any], was_cached: bool) -> CachedSlide:
+    def _survived(self, entry: Path, meta: dict[str, Any]) -> bool:
+        """Compare an entry of an earlier boot once with what was fetched: it was never flushed on purpose."""
+        if meta["boot"] == _boot_id():
+            return True
+        path = entry / meta["path"]
         try:
-            facts = SlideFacts.from_json(meta["facts"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise SlideError("unreadable", f"the slide cache's record of {entry.name} is damaged: {error!r}") from None
+            if path.is_dir() or _sha256(path) != meta["sha256"][0]:
+                return False
+            fresh = entry / f"{_META}.{secrets.token_hex(4)}"
+            fresh.write_text(json.dumps({**meta, "boot": _boot_id()}))
+            fresh.rename(entry / _META)
+        except OSError:
+            return False
+        return True
+
+    def _cached(self, entry: Path, meta: dict[str, Any], was_cached: bool) -> CachedSlide:
         return CachedSlide(
             path=entry / meta["path"],
-            facts=facts,
+            facts=SlideFacts.from_json(meta["facts"]),
             size=int(meta["size"]),
             sha256=tuple(meta["sha256"]),
             etags=tuple(meta["etags"]),

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import httpcore
@@ -132,6 +133,12 @@ class _Body(httpx.SyncByteStream):
         self._inner.close()
 
 
+@cache
+def _public_authorities() -> ssl.SSLContext:
+    """The usual certificate authorities; loading them takes longer than asking a storage one question."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class GuardedTransport(httpx.BaseTransport):
     """An httpx transport that connects only where `policy` allows, and only waits as long as `pace` says.
 
@@ -141,7 +148,7 @@ class GuardedTransport(httpx.BaseTransport):
     def __init__(self, policy: UrlPolicy, pace: Pace, tls: ssl.SSLContext | None = None) -> None:
         self._policy = policy
         self._pool = httpcore.ConnectionPool(
-            ssl_context=tls or httpx.create_ssl_context(trust_env=False),
+            ssl_context=tls or _public_authorities(),
             max_connections=8,
             network_backend=_GuardedBackend(policy, pace),
         )

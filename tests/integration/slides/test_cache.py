@@ -201,6 +201,25 @@ def test_after_a_power_loss_a_copy_is_compared_with_what_was_fetched(
     assert gets(storage) == 2
 
 
+@pytest.mark.parametrize("damage", ["meta.json", "lease", "facts"])
+def test_a_damaged_record_leads_to_a_new_download_and_not_to_a_loop(
+    storage: Any, slide_bytes: bytes, tmp_path: Path, damage: str
+) -> None:
+    cache = cache_at(tmp_path)
+    source = SlideSource((storage.put("/s", slide_bytes),), identity="s")
+    with cache.get(source) as slide:
+        folder = slide.path.parent
+    if damage == "facts":
+        meta = json.loads((folder / "meta.json").read_text())
+        (folder / "meta.json").write_text(json.dumps({**meta, "facts": {"width": "wide"}}))
+    else:
+        (folder / damage).unlink()
+    with cache.get(source) as again:
+        assert not again.was_cached
+        assert again.path.read_bytes() == slide_bytes
+    assert gets(storage) == 2
+
+
 def test_a_process_killed_in_mid_download_leaves_nothing_for_long(
     storage: Any, slide_bytes: bytes, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
@@ -48,6 +49,14 @@ class Clients:
             if row is None:
                 return None
             return Principal(row.company_id, row.name, Role(row.role), row.id), row.secret_hash
+
+    def company_names(self, company_ids: Collection[int]) -> dict[int, str]:
+        """Return the names of companies by id."""
+        with self._db.read() as conn:
+            rows = conn.execute(
+                sa.select(t.companies.c.id, t.companies.c.name).where(t.companies.c.id.in_(list(company_ids)))
+            )
+            return {r.id: r.name for r in rows}
 
     def used(self, client_id: str) -> None:
         """Note that the client was just used."""

@@ -52,6 +52,7 @@ class JobFilter:
     failure_class: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    search: str | None = None  # part of a container's, algorithm's or scan's name, or one of the job's numbers
 
 
 class Jobs:
@@ -90,6 +91,8 @@ class Jobs:
             filters.append(j.created_at >= f.created_after)
         if f.created_before:
             filters.append(j.created_at < f.created_before)
+        if f.search:
+            filters.append(_matches(f.search))
         with self._db.read() as conn:
             scope = Scoped(conn, company_id)
             return scope.page(_query(), t.jobs, filters=filters, cursor=cursor, limit=limit).map(_job)
@@ -339,6 +342,14 @@ def _record(
             cause=cause[:4000],
         )
     )
+
+
+def _matches(text: str) -> sa.ColumnElement[bool]:
+    names = (t.jobs.c.container_name, t.tasks.c.algorithm_name, t.scans.c.name)
+    found = [name.icontains(text, autoescape=True) for name in names]
+    if text.isascii() and text.isdigit() and len(text) <= 15:
+        found += [column == int(text) for column in (t.jobs.c.id, t.tasks.c.number, t.scans.c.number)]
+    return sa.or_(*found)
 
 
 def _query() -> sa.Select[Any]:

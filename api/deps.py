@@ -6,13 +6,16 @@ import base64
 import binascii
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Path, Query, Request
+from pydantic import AfterValidator
 
-from api.errors import TooLargeError
+from api.errors import Problem, TooLargeError
+from api.schemas import MAX_ROW_ID, no_nul
 from mhs_ray.auth.tokens import AttemptIdentity
 from mhs_ray.domain.errors import ForbiddenError, UnauthenticatedError
 from mhs_ray.domain.models import Principal
 from mhs_ray.services.core import Core
+from mhs_ray.store.sql.scope import Page
 
 
 def core_of(request: Request) -> Core:
@@ -68,6 +71,9 @@ def writer(who: Annotated[Principal, Depends(principal)]) -> Principal:
 WhoDep = Annotated[Principal, Depends(principal)]
 WriterDep = Annotated[Principal, Depends(writer)]
 CursorQuery = Annotated[str | None, Query(description="`next_cursor` of the page before", max_length=100)]
+IdPath = Annotated[int, Path(ge=1, le=MAX_ROW_ID)]
+IdQuery = Annotated[int | None, Query(ge=1, le=MAX_ROW_ID)]
+NameQuery = Annotated[str | None, Query(description="part of the name", max_length=200), AfterValidator(no_nul)]
 LimitQuery = Annotated[int, Query(ge=1, le=500, description="items per page")]
 
 
@@ -86,9 +92,12 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI entries of the problem documents a route can answer with; 401 and 422 always."""
-    from api.errors import Problem
-
     return {
         status: {"model": Problem, "description": "problem document (RFC 9457)"}
         for status in sorted({401, 403, 422, *statuses})
     }
+
+
+def page_out(page: Page[Any]) -> dict[str, Any]:
+    """Return a page for the wire."""
+    return {"items": page.items, "next_cursor": page.next_cursor}

@@ -17,13 +17,14 @@ MAX_ROW_ID = (1 << 53) - 1
 RowId = Annotated[int, Field(ge=1, le=MAX_ROW_ID)]
 
 
-def _no_nul(text: str) -> str:
-    if "\x00" in text:
+def no_nul(text: str | None) -> str | None:
+    """Return `text`. Raises ValueError for a NUL character, which PostgreSQL cannot keep."""
+    if text is not None and "\x00" in text:
         raise ValueError("a NUL character cannot be part of a text")
     return text
 
 
-Text = Annotated[str, AfterValidator(_no_nul)]
+Text = Annotated[str, AfterValidator(no_nul)]
 
 
 class Wire(BaseModel):

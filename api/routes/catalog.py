@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter
 
 from api import schemas as s
-from api.deps import CoreDep, CursorQuery, LimitQuery, WhoDep, WriterDep, problems
+from api.deps import CoreDep, CursorQuery, IdPath, IdQuery, LimitQuery, NameQuery, WhoDep, WriterDep, page_out, problems
 from mhs_ray.domain.env import EnvVar
 from mhs_ray.domain.errors import Fault, InvalidInputError
 from mhs_ray.domain.instances import INSTANCE_TYPES
 from mhs_ray.domain.models import ImageStatus
 from mhs_ray.registry.instructions import push_instructions, push_variants
-from mhs_ray.store.sql.scope import Page
 
 router = APIRouter(prefix="/v1", responses=problems())
-IdPath = Annotated[int, Path(ge=1, le=s.MAX_ROW_ID)]
-NameQuery = Annotated[str | None, Query(description="part of the name", max_length=200)]
-
-
-def page_out(page: Page[Any]) -> dict[str, Any]:
-    """Return a page for the wire."""
-    return {"items": page.items, "next_cursor": page.next_cursor}
 
 
 @router.get("/instance-types", tags=["instance types"], summary="List the instance types")
@@ -127,7 +117,7 @@ def list_containers(
     cursor: CursorQuery = None,
     limit: LimitQuery = 50,
     name: NameQuery = None,
-    image_id: Annotated[int | None, Query(ge=1, le=s.MAX_ROW_ID)] = None,
+    image_id: IdQuery = None,
 ) -> s.PageOut[s.ContainerOut]:
     """Newest first."""
     page = core.containers.containers.page(who.company_id, cursor=cursor, limit=limit, name=name, image_id=image_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from typing import Annotated, Any
 from urllib.parse import parse_qs
@@ -14,7 +13,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from api import schemas as s
 from api.deps import CoreDep, basic_credentials, read_body
 from api.errors import KINDS
-from mhs_ray.domain.errors import NotFoundError, UnauthenticatedError
+from mhs_ray.domain.errors import InvalidInputError, NotFoundError, UnauthenticatedError
+from mhs_ray.registry.notifications import authentic, pushed_images
 
 router = APIRouter()
 
@@ -58,7 +58,7 @@ async def registry_token(
     scope: Annotated[list[str] | None, Query()] = None,
     authorization: Annotated[str | None, Header()] = None,
 ) -> dict[str, Any]:
-    """The registry's realm: trades the password of a ``docker login`` for a bearer token (OCI distribution, auth.token)."""
+    """The registry's realm (OCI distribution, auth.token): a ``docker login``'s password for a bearer token."""
     scopes = scope or []
     if authorization and authorization[:6].lower() == "basic ":
         user, password = basic_credentials(authorization)
@@ -76,15 +76,13 @@ async def registry_events(
     request: Request, core: CoreDep, authorization: Annotated[str | None, Header()] = None
 ) -> Response:
     """The registry says that something was pushed: a hint to ask it, nothing more."""
-    told = (authorization or "").removeprefix("Bearer ")
-    if not hmac.compare_digest(told.encode(), core.keys.registry_events.encode()):
+    if not authentic(authorization, core.keys.registry_events):
         raise UnauthenticatedError("not the registry")
-    events = json.loads(await read_body(request, 4 << 20)).get("events", [])
-    ids = set()
-    for event in events:
-        kind, _, number = str(event.get("target", {}).get("repository", "")).partition("/")
-        if event.get("action") == "push" and kind == "quarantine" and number.isdigit():
-            ids.add(int(number))
+    try:
+        told = json.loads(await read_body(request, 4 << 20))
+    except (ValueError, RecursionError):
+        raise InvalidInputError.at("$", "the body is no JSON") from None
+    ids = pushed_images(told)
     if ids:
         request.app.state.pushed(sorted(ids))
     return Response(status_code=204)

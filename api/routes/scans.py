@@ -8,8 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api import schemas as s
-from api.deps import CoreDep, CursorQuery, LimitQuery, WhoDep, WriterDep, problems
-from api.routes.catalog import IdPath, NameQuery, page_out
+from api.deps import CoreDep, CursorQuery, IdPath, LimitQuery, NameQuery, WhoDep, WriterDep, page_out, problems
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.ids import parse_id
 from mhs_ray.domain.models import ScanStatus

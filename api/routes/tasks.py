@@ -1,0 +1,107 @@
+"""Submissions and tasks: Techcyte's webhook, and the same in our words."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+
+from api import schemas as s
+from api.deps import CoreDep, CursorQuery, IdQuery, LimitQuery, WhoDep, WriterDep, page_out, problems, read_body
+from api.webhook_example import WEBHOOK_EXAMPLE
+from mhs_ray.domain.errors import InvalidInputError
+from mhs_ray.domain.ids import encode_id, parse_id
+from mhs_ray.domain.models import Task
+from mhs_ray.services.core import Core
+from mhs_ray.services.submissions import from_api, from_webhook
+from mhs_ray.store.sql.tasks import Submission, Submitted
+
+router = APIRouter(responses=problems())
+
+
+async def _submit(request: Request, core: Core, submission: Submission, response: Response) -> s.SubmittedOut:
+    done: Submitted = await request.app.state.intake.submit(submission)
+    response.status_code = 201 if done.created else 200
+    return s.SubmittedOut(task_id=str(done.task.number), job_ids=list(done.job_ids), created=done.created)
+
+
+@router.post("/webhook", tags=["tasks"], summary="Take Techcyte's webhook", status_code=201, include_in_schema=False)
+@router.post(
+    "/v1/webhook",
+    tags=["tasks"],
+    summary="Take Techcyte's webhook",
+    status_code=201,
+    responses={
+        200: {"model": s.SubmittedOut, "description": "this task id had come before; nothing was added"},
+        **problems(413, 503),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"type": "object"}, "example": WEBHOOK_EXAMPLE}},
+        }
+    },
+)
+async def webhook(request: Request, response: Response, core: CoreDep, who: WriterDep) -> s.SubmittedOut:
+    """Each scan of the request becomes one job. Committed before the answer; the same `task_id` again adds nothing."""
+    body = await read_body(request, core.settings.api.max_body)
+    try:
+        posted = json.loads(body)
+    except ValueError as error:
+        raise InvalidInputError.at("$", f"the body is no JSON: {error}") from None
+    except RecursionError:
+        raise InvalidInputError.at("$", "the body is nested too deeply") from None
+    if not isinstance(posted, dict):
+        raise InvalidInputError.at("$", "the body must be a JSON object")
+    return await _submit(request, core, from_webhook(who, posted, core.settings.host), response)
+
+
+@router.post(
+    "/v1/tasks",
+    tags=["tasks"],
+    summary="Make an AI request",
+    status_code=201,
+    responses={
+        200: {"model": s.SubmittedOut, "description": "this task id had come before; nothing was added"},
+        **problems(503),
+    },
+)
+async def create_task(
+    request: Request, response: Response, core: CoreDep, who: WriterDep, body: s.TaskIn
+) -> s.SubmittedOut:
+    """One job per scan. Committed before the answer."""
+    submission = from_api(who, host=core.settings.host, **body.model_dump())
+    return await _submit(request, core, submission, response)
+
+
+@router.get("/v1/tasks", tags=["tasks"], summary="List tasks")
+def list_tasks(
+    core: CoreDep,
+    who: WhoDep,
+    cursor: CursorQuery = None,
+    limit: LimitQuery = 50,
+    algorithm_id: IdQuery = None,
+    origin: Literal["techcyte", "local"] | None = None,
+) -> s.PageOut[s.TaskOut]:
+    """Newest first; without their jobs."""
+    page = core.tasks.page(who.company_id, cursor=cursor, limit=limit, algorithm_id=algorithm_id, origin=origin)
+    return s.PageOut[s.TaskOut].model_validate(page_out(page.map(lambda task: _task_out(task, []))))
+
+
+@router.get("/v1/tasks/{task_id}", tags=["tasks"], summary="Show a task", responses=problems(404))
+def get_task(core: CoreDep, who: WhoDep, task_id: str) -> s.TaskOut:
+    """With its jobs. `task_id`: integer or Techcyte's base64."""
+    task = core.tasks.get(who.company_id, parse_id(task_id, "task", "$.task_id"))
+    jobs = core.jobs.jobs.of_task(who.company_id, task.id)
+    return _task_out(task, [s.JobOut.of(j) for j in jobs])
+
+
+def _task_out(task: Task, jobs: list[s.JobOut]) -> s.TaskOut:
+    return s.TaskOut(
+        task_id=str(task.number), task_id_base64=encode_id("task", task.number),
+        case_id=encode_id("humanCase", task.case_number) if task.case_number is not None else None,
+        algorithm_id=task.algorithm_id, algorithm_name=task.algorithm_name, origin=task.origin,
+        priority=task.priority, description=task.description, created_by=task.created_by,
+        created_at=task.created_at, jobs=jobs,
+    )  # fmt: skip

@@ -38,8 +38,8 @@ def test_a_lab_builds_and_runs_the_template_on_the_base_image(
     told: list[str] = []
     made = make_base_image(images, base_cache, progress=told.append)
     assert told[-1].endswith(f"as {DEFAULT_TAG}")
-    (tar,) = base_cache.glob("*.tar")
-    assert tar.stat().st_size < 350_000_000
+    newest = max(base_cache.glob("*.tar"), key=lambda tar: tar.stat().st_mtime)
+    assert newest.stat().st_size < 350_000_000
     told.clear()
     assert make_base_image(images, base_cache, progress=told.append) == made == images.image_id(DEFAULT_TAG)
     assert told == []

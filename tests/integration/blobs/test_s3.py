@@ -90,4 +90,4 @@ def test_urls_are_signed_for_the_address_their_users_reach(s3: S3Server) -> None
         "b", endpoint=s3.endpoint, presign_endpoint="https://slides.lab.test", region="us-east-1",
         access_key="a", secret_key="b",
     )  # fmt: skip
-    assert store.sign("x", "GET", timedelta(hours=1)).startswith("https://slides.lab.test/b/x?X-Amz-")
+    assert store.sign("x", "GET", timedelta(hours=1)).startswith("https://slides.lab.test/b/x?")

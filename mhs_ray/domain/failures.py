@@ -118,5 +118,5 @@ def decide_retry(
             if failure.code in _FINAL_PLATFORM or platform_failures >= policy.max_platform_attempts:
                 return RetryDecision(None)
             count = platform_failures
-    delay = min(policy.backoff_s * 2 ** (count - 1), policy.backoff_max_s)
+    delay = min(policy.backoff_s * 2 ** min(count - 1, 30), policy.backoff_max_s)
     return RetryDecision(delay * random.Random(seed).uniform(0.75, 1.25))

@@ -7,7 +7,6 @@ Each part of the platform is handed its own section.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -117,7 +116,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(default_factory=_default_home)
-    host: str = "mhs.internal"
+    host: str = Field("mhs.internal", pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,240}[A-Za-z0-9])?(:[0-9]{1,5})?$")
     engine: Literal["auto", "podman", "docker"] = "auto"
     docker_host: str | None = None
     database_url: SecretStr | None = None
@@ -145,9 +144,9 @@ CLIENT_VARIABLES = frozenset({"MHS_URL", "MHS_CLIENT_ID", "MHS_CLIENT_SECRET"})
 """Read by the command line (`client_environment`), not by the platform."""
 
 
-def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings() -> Settings:
     """Read the settings of this process. Raises InvalidInputError that names every bad variable."""
-    env = os.environ if environ is None else environ
+    env = os.environ
     known = {f"MHS_{name}".upper() for name in Settings.model_fields}
     faults = [
         Fault(name, "no such setting; see `mhs doctor --settings` for all of them")

@@ -54,6 +54,9 @@ class JobEvent(StrEnum):
 TERMINAL: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.TIMED_OUT})
 ACTIVE: Final = frozenset({JobState.WAITING, JobState.PREPARING, JobState.RUNNING, JobState.COLLECTING})
 
+SAID_BY_ATTEMPTS: Final = frozenset(JobEvent) - {JobEvent.DISPATCHED, JobEvent.CANCELLED}
+"""Events that an attempt, or whoever finds it gone, tells; they can come late, and twice."""
+
 _S, _E = JobState, JobEvent
 
 
@@ -73,14 +76,15 @@ def _table() -> dict[tuple[JobState, JobEvent], JobState]:
         (_S.COLLECTING, _E.STARTED): _S.COLLECTING,
         (_S.COLLECTING, _E.EXITED): _S.COLLECTING,
     }
-    for state in (_S.QUEUED, *sorted(ACTIVE)):
+    table[_S.QUEUED, _E.CANCELLED] = _S.CANCELLED
+    for state in sorted(ACTIVE):
         table[state, _E.CANCELLED] = _S.CANCELLED
         table[state, _E.FAILED] = _S.FAILED
-    for state in ACTIVE:
         table[state, _E.RETRIED] = _S.QUEUED
-    # The first end wins: what comes after it is known to be late and changes nothing.
-    for state in TERMINAL:
-        for event in (_E.PLACED, _E.STARTED, _E.EXITED, _E.SUCCEEDED, _E.FAILED, _E.RETRIED, _E.TIMED_OUT):
+    # The first end wins: what an attempt says after it is known to be late and changes nothing. A queued job has no
+    # attempt that could speak for it: what comes is from the one that was given up before it was queued again.
+    for state in (_S.QUEUED, *sorted(TERMINAL)):
+        for event in sorted(SAID_BY_ATTEMPTS):
             table[state, event] = state
     table[_S.CANCELLED, _E.CANCELLED] = _S.CANCELLED
     return table

@@ -11,13 +11,20 @@ from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.domain.instances import larger_memory_than
 
 EXCERPT_LINES = 30
+_TRACEBACK = "Traceback (most recent call last)"
 
 
 def excerpt(log_tail: Sequence[str]) -> str:
-    """Return the last Python traceback of a log, else its last lines."""
-    start = next((i for i in range(len(log_tail) - 1, -1, -1) if log_tail[i].startswith("Traceback (")), None)
-    lines = log_tail[start:] if start is not None else log_tail[-EXCERPT_LINES:]
-    return "\n".join(lines[-3 * EXCERPT_LINES :])
+    """Return the last Python traceback of a log with what follows its error line, else the log's last lines.
+
+    At most 90 lines; of a deep traceback the end, where the error is. What a program prints while it shuts down
+    does not push the traceback out.
+    """
+    start = next((i for i in range(len(log_tail) - 1, -1, -1) if _TRACEBACK in log_tail[i]), None)
+    if start is None:
+        return "\n".join(log_tail[-EXCERPT_LINES:])
+    error = next((i for i in range(start + 1, len(log_tail)) if log_tail[i][:1] not in ("", " ")), len(log_tail) - 1)
+    return "\n".join(log_tail[start : error + EXCERPT_LINES][-3 * EXCERPT_LINES :])
 
 
 def judge(

@@ -1,0 +1,90 @@
+"""Settings from the environment; a misspelt name is an error."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mhs_ray.domain.errors import InvalidInputError
+from mhs_ray.domain.settings import client_environment, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("MHS_") or name == "DOCKER_HOST":
+            monkeypatch.delenv(name)
+
+
+def _faults() -> dict[str, str]:
+    with pytest.raises(InvalidInputError) as caught:
+        load_settings()
+    return {f.path: f.message for f in caught.value.faults}
+
+
+def test_without_any_setting_everything_has_a_value() -> None:
+    settings = load_settings()
+    assert settings.jobs.max_time_limit == timedelta(minutes=90)
+    assert settings.api.max_body == 8 << 20
+    assert settings.sql_url == f"sqlite:///{settings.home}/mhs.db"
+
+
+def test_two_underscores_enter_a_section(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MHS_HOME", str(tmp_path))
+    monkeypatch.setenv("MHS_API__PORT", "9000")
+    monkeypatch.setenv("mhs_jobs__max_log", "1MiB")
+    monkeypatch.setenv("MHS_CLUSTER__INSTANCE_TYPES", '["g4dn.xlarge"]')
+    settings = load_settings()
+    assert (settings.home, settings.api.port, settings.jobs.max_log) == (tmp_path, 9000, 1 << 20)
+    assert settings.cluster.instance_types == ("g4dn.xlarge",)
+
+
+@pytest.mark.parametrize("name", ["MHS_DISPACHER__X", "MHS_HOMME", "mhs_engin", "MHS_"])
+def test_a_misspelt_top_level_name_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    assert _faults() == {name: "no such setting; see `mhs doctor --settings` for all of them"}
+
+
+def test_a_misspelt_name_in_a_section_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MHS_API__PROT", "1")
+    assert list(_faults()) == ["MHS_API__PROT"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MHS_API__PORT", "70000"), ("MHS_ENGINE", "rkt"), ("MHS_JOBS__BACKOFF", "90"), ("MHS_API__MAX_BODY", "much"),
+        ("MHS_HOST", "https://app.example.com"), ("MHS_HOST", "a b"), ("MHS_LOG_LEVEL", "LOUD"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_named_without_being_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    faults = _faults()
+    assert list(faults) == [name]
+    assert value not in faults[name]
+
+
+def test_the_database_url_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MHS_DATABASE_URL", "postgresql://u:s3cret@db/mhs")
+    settings = load_settings()
+    assert settings.sql_url == "postgresql://u:s3cret@db/mhs"
+    assert "s3cret" not in repr(settings)
+
+
+def test_the_clients_variables_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MHS_URL", "http://x")
+    monkeypatch.setenv("MHS_CLIENT_SECRET", "s3cret")
+    load_settings()
+    found = client_environment()
+    assert found.url == "http://x"
+    assert "s3cret" not in repr(found)
+
+
+def test_dockers_own_variable_is_taken_where_ours_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///run/d.sock")
+    assert load_settings().docker_host == "unix:///run/d.sock"
+    monkeypatch.setenv("MHS_DOCKER_HOST", "unix:///run/e.sock")
+    assert load_settings().docker_host == "unix:///run/e.sock"

@@ -9,7 +9,7 @@ from mhs_ray.auth.tokens import AttemptIdentity
 from mhs_ray.domain.models import Job
 from mhs_ray.services.core import Core
 from mhs_ray.slides.cache import SlideSource
-from mhs_ray.store.sql.catalog import open_env
+from mhs_ray.store.sql.containers import open_env
 
 _TOKEN_SLACK = timedelta(hours=2)  # pull, prepare and clock skew; the gateway asks whether the attempt lives anyway
 

@@ -11,7 +11,8 @@ from mhs_ray.domain.errors import Fault, InvalidInputError, NotFoundError
 from mhs_ray.domain.instances import INSTANCE_TYPES
 from mhs_ray.domain.models import Algorithm, Container, Principal, Provider
 from mhs_ray.services.names import clean_name
-from mhs_ray.store.sql.catalog import Algorithms, Containers, Images
+from mhs_ray.store.sql.containers import Algorithms, Containers
+from mhs_ray.store.sql.images import Images
 
 
 class ContainerService:

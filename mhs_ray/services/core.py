@@ -21,11 +21,13 @@ from mhs_ray.services.images import ImageService
 from mhs_ray.services.jobs import JobService
 from mhs_ray.services.policy import REGISTRY_ISSUER, REGISTRY_SERVICE, open_blobs, url_policy
 from mhs_ray.services.scans import ScanService
-from mhs_ray.store.sql.catalog import Algorithms, Containers, Images, Scans
 from mhs_ray.store.sql.clients import Clients
+from mhs_ray.store.sql.containers import Algorithms, Containers
 from mhs_ray.store.sql.database import Database
+from mhs_ray.store.sql.images import Images
 from mhs_ray.store.sql.jobs import Jobs
 from mhs_ray.store.sql.results import Results
+from mhs_ray.store.sql.scans import Scans
 from mhs_ray.store.sql.secrets import Vault
 from mhs_ray.store.sql.tasks import Tasks
 

@@ -10,7 +10,7 @@ from mhs_ray.domain.errors import AdmissionError, MhsError, NotFoundError
 from mhs_ray.domain.models import Image, ImageVersion, Principal
 from mhs_ray.ports import ImageRegistry, PushAccess
 from mhs_ray.services.names import clean_name
-from mhs_ray.store.sql.catalog import Images
+from mhs_ray.store.sql.images import Images
 
 log = logging.getLogger(__name__)
 

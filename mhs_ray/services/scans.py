@@ -18,7 +18,7 @@ from mhs_ray.slides.fetch import FetchLimits, revalidate
 from mhs_ray.slides.reader import SlideFacts
 from mhs_ray.slides.url_guard import UrlPolicy
 from mhs_ray.store.blobs.local import LocalBlobs
-from mhs_ray.store.sql.catalog import Scans
+from mhs_ray.store.sql.scans import Scans
 
 UPLOAD_LIFE: Final = timedelta(hours=12)
 JOB_URL_LIFE: Final = timedelta(hours=12)

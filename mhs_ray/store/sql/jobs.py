@@ -143,7 +143,8 @@ class Jobs:
             ).scalar_one()
             kept = (
                 "company_id", "task_id", "scan_id", "container_id", "container_name", "image_version_id",
-                "image_digest", "instance_type", "time_limit_s", "env", "slide", "retry_exit_codes", "max_model_retries", "priority",
+                "image_digest", "instance_type", "time_limit_s", "env", "slide", "retry_exit_codes",
+                "max_model_retries", "priority",
             )  # fmt: skip
             values = {name: row._mapping[name] for name in kept}
             return insert_job(

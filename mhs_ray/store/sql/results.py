@@ -187,7 +187,9 @@ class Results:
         with self._db.read() as conn:
             job = Scoped(conn, company_id).get(t.jobs, job_id, "job")
             where = (
-                (t.results.c.task_id == job.task_id) & (t.results.c.scan_id == job.scan_id) & (t.results.c.run == job.run)
+                (t.results.c.task_id == job.task_id)
+                & (t.results.c.scan_id == job.scan_id)
+                & (t.results.c.run == job.run)
             )
             found = self._select(conn, company_id, where)
             return found[0] if found else None
@@ -212,7 +214,10 @@ class Results:
     def _select(conn: sa.Connection, company_id: int, where: sa.ColumnElement[bool]) -> list[StoredResult]:
         rows = conn.execute(
             sa.select(
-                t.results, t.tasks.c.number.label("task_number"), t.tasks.c.case_number, t.scans.c.number.label("scan_number")
+                t.results,
+                t.tasks.c.number.label("task_number"),
+                t.tasks.c.case_number,
+                t.scans.c.number.label("scan_number"),
             )
             .join_from(t.results, t.tasks, t.results.c.task_id == t.tasks.c.id)
             .join(t.scans, t.results.c.scan_id == t.scans.c.id)

@@ -13,8 +13,8 @@ from mhs_ray.domain.ids import OWN_IDS_FROM
 from mhs_ray.domain.models import Priority, Provider, ScanStatus, Task
 from mhs_ray.domain.states import JobState
 from mhs_ray.store.sql import tables as t
-from mhs_ray.store.sql.catalog import insert_scan
 from mhs_ray.store.sql.database import Database
+from mhs_ray.store.sql.scans import insert_scan
 from mhs_ray.store.sql.scope import Page, Scoped
 
 PRIORITY_RANK = {Priority.CLINICAL: 0, Priority.RESEARCH: 1}

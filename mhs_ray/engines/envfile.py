@@ -1,7 +1,7 @@
 """Hand environment values to podman without showing them to ``ps``.
 
-Values go through an env file with mode 0600. Its format has no quoting, so a value with a line break (or quotes,
-which podman 4.4 strips) goes through the podman process's own environment and ``--env NAME`` instead; names
+Values go through an env file that is only in memory. Its format has no quoting, so a value with a line break
+(or quotes, which podman 4.4 strips) goes through the podman process's own environment and ``--env NAME``; names
 that such a process, its helpers or the loader would itself obey are refused there, for a job must not steer them.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -57,6 +58,18 @@ def client_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]
     """Return what a podman process needs of our environment and nothing more, with `extra` over it."""
     # Not configuration of ours: these say who we are, and how to reach the world, to a child process.
     return {**{name: value for name in _KEPT if (value := os.environ.get(name)) is not None}, **(extra or {})}
+
+
+@contextmanager
+def in_memory(text: str) -> Iterator[int]:
+    """Yield a descriptor of a file that holds `text` and is on no disk: nothing stays if we are killed."""
+    fd = os.memfd_create("mhs-env")
+    try:
+        with os.fdopen(os.dup(fd), "w", newline="") as file:
+            file.write(text)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def write_private(path: Path, text: str) -> None:

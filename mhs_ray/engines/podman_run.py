@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import select
+import shutil
 import subprocess
 import tempfile
 import time
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mhs_ray.domain.errors import EngineError
 from mhs_ray.engines import labels, podman_log, process, seccomp
-from mhs_ray.engines.envfile import client_environment, split_env, write_private
+from mhs_ray.engines.envfile import client_environment, in_memory, split_env
 from mhs_ray.engines.execfail import exec_failure, sandbox_env
 from mhs_ray.engines.oom import OomWatch
 from mhs_ray.engines.podman_args import LOG_CAP_MB, runtime_args, sandbox_args
@@ -63,15 +64,18 @@ class _Client:
         """Return True when a container of this name is there already, False when ours ran and ended."""
         caps = self._engine.capabilities()
         passed = split_env(self._env)
-        with tempfile.TemporaryDirectory(prefix="mhs-run-") as name, seccomp.profile_path() as profile:
+        with (
+            tempfile.TemporaryDirectory(prefix="mhs-run-", ignore_cleanup_errors=True) as name,
+            seccomp.profile_path() as profile,
+            in_memory(passed.lines) as env_fd,
+        ):
             folder = Path(name)
-            write_private(folder / "env", passed.lines)
             argv = [*self._engine.base, *runtime_args(self._spec.runtime, caps), "run"]
             argv += [
                 f"--cidfile={folder}/cid",
                 f"--pidfile={folder}/pid",
                 "--sig-proxy=false",
-                f"--env-file={folder}/env",
+                f"--env-file=/proc/self/fd/{env_fd}",
             ]
             for variable in passed.names:
                 argv += ["--env", variable]
@@ -83,6 +87,7 @@ class _Client:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     env=client_environment(passed.client),
+                    pass_fds=(env_fd,),
                     start_new_session=True,
                     bufsize=0,
                 )
@@ -160,6 +165,7 @@ class _Client:
         container_id = ""
         with contextlib.suppress(OSError):
             container_id = (folder / "cid").read_text().strip()
+        shutil.rmtree(folder, ignore_errors=True)  # nothing of it is left should we be killed from here on
         self._started = ContainerStatus(
             id=container_id,
             name=self._spec.name,
@@ -264,7 +270,8 @@ def _pid(folder: Path) -> int | None:
 
 def _is_program(exe: str | None, stub: str | None, runtime: str) -> bool:
     """Say whether the container's first process has become its own program: until then it is the OCI runtime's."""
-    if exe is None or "memfd:" in exe:  # runc and crun run from a sealed copy of themselves
+    # runc and crun run from a copy of themselves: a sealed memory file, or a mount that has no path but "/".
+    if exe is None or exe == "/" or "memfd:" in exe:
         return False
     return exe != stub or (runtime in _PLAIN_RUNTIMES and Path(exe).name not in _PLAIN_RUNTIMES)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -14,7 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mhs_ray.actors.cluster import RayCluster, nodes
 from mhs_ray.actors.names import DISPATCHER, NAMESPACE, begin_soon
 from mhs_ray.actors.node import sweep_node
-from mhs_ray.attempt.order import AttemptOrder, Outcome
+from mhs_ray.actors.warm import prestart_worker
+from mhs_ray.attempt.order import Outcome
 from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
@@ -22,6 +25,8 @@ from mhs_ray.platform.logs import configure_logging
 from mhs_ray.services.core import build_core
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _RECONCILE_S: Final = 10.0
 _SWEEP_S: Final = 60.0
@@ -59,15 +64,6 @@ class DispatcherShell:
         await self.begin()
         self._wake.set()
 
-    async def order(self, key: AttemptKey, node: str) -> AttemptOrder | None:
-        """Say what an attempt is to do; its actor asks when it is alive on a node."""
-        await self.begin()
-        return await asyncio.to_thread(self._dispatcher.order, key, node)
-
-    async def started(self, key: AttemptKey) -> None:
-        """Take in that an attempt's container runs."""
-        await asyncio.to_thread(self._dispatcher.started, key)
-
     async def active(self) -> list[AttemptKey]:
         """Return the attempts that are wanted now, for a node's sweep."""
         return [(j.id, j.attempt) for j in await asyncio.to_thread(self._core.jobs.jobs.active)]
@@ -83,7 +79,7 @@ class DispatcherShell:
                     await asyncio.to_thread(self._dispatcher.reconcile)
                     next_reconcile = now + _RECONCILE_S
                 if now >= next_sweep:
-                    self._sweep()
+                    await asyncio.to_thread(self._sweep)
                     next_sweep = now + _SWEEP_S
                 while await asyncio.to_thread(self._dispatcher.dispatch):
                     pass
@@ -119,16 +115,21 @@ class DispatcherShell:
             self._waiting[key] = asyncio.create_task(self._settle(key, actor))
 
     async def _settle(self, key: AttemptKey, actor: Any) -> None:
-        """Wait for an attempt's end and take it in; a node that cannot be reached is not dead yet."""
+        """See an attempt through: give it its order, take in its start and its end."""
         try:
             while True:
                 try:
-                    outcome: Outcome | None = await actor.run.remote()
-                    if outcome is not None:
-                        await self._stored(self._dispatcher.settle, key, outcome)
+                    node_id, node = await actor.ready.remote()
+                    order = await self._stored(self._dispatcher.order, key, node)
+                    if order is not None:
+                        starting = asyncio.create_task(self._start(key, actor, node_id))
+                        outcome: Outcome | None = await actor.run.remote(order)
+                        starting.cancel()
+                        if outcome is not None:
+                            await self._stored(self._dispatcher.settle, key, outcome)
                     break
                 except ray.exceptions.ActorUnavailableError:
-                    await asyncio.sleep(2)
+                    await asyncio.sleep(2)  # not to be reached is not dead
                 except ray.exceptions.RayActorError:
                     await self._stored(self._dispatcher.lost, key, "the worker process or its node died")
                     break
@@ -137,21 +138,37 @@ class DispatcherShell:
             self._waiting.pop(key, None)
             self._wake.set()
 
-    async def _stored(self, work: Any, *args: Any) -> None:
-        """Do `work` until the database takes it: an end that was seen is not forgotten."""
+    async def _start(self, key: AttemptKey, actor: Any, node_id: str) -> None:
+        """Take in that the container runs; the node then has time to make a worker ready for the next attempt."""
+        with contextlib.suppress(ray.exceptions.RayActorError):  # `run` tells of the actor's death
+            if await actor.started.remote():
+                await self._stored(self._dispatcher.started, key)
+                await asyncio.to_thread(self._warm, node_id)
+
+    async def _stored(self, work: Callable[..., T], *args: Any) -> T:
+        """Do `work` until the database takes it: what was seen is not forgotten."""
         while True:
             try:
-                await asyncio.to_thread(work, *args)
-                return
+                return await asyncio.to_thread(work, *args)
             except Exception:
-                log.exception("an attempt's end could not be stored; it is tried again")
+                log.exception("what an attempt told could not be stored; it is tried again")
                 await asyncio.sleep(_DB_BACK_S)
+
+    @staticmethod
+    def _warm(node_id: str) -> None:
+        for node in nodes():
+            if node["NodeID"] == node_id:
+                prestart_worker(node)
 
     def _sweep(self) -> None:
         for node in nodes():
             if node["Alive"]:
-                place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                _sweep.options(scheduling_strategy=place).remote(self._core.keys.platform)
+                prestart_worker(node)
+                _on(node["NodeID"], _sweep).remote(self._core.keys.platform)
+
+
+def _on(node_id: str, task: Any) -> Any:
+    return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False))
 
 
 @ray.remote(num_cpus=0, max_retries=0)

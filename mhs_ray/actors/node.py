@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import socket
+import threading
 from collections.abc import Callable, Collection
-
-import ray
 
 from mhs_ray.attempt.runner import Node
 from mhs_ray.domain.settings import load_settings
@@ -24,15 +23,31 @@ from mhs_ray.slides.fetch import FetchLimits
 log = logging.getLogger(__name__)
 
 
-@functools.cache
+_opening = threading.Lock()
+
+
 def open_node() -> Node:
-    """Return this node: its engine, slide cache and folders."""
+    """Return this node: its engine, slide cache and folders. Opened once per process."""
+    with _opening:
+        return _open_node()
+
+
+def open_quietly() -> None:
+    """Open the node ahead of time; who needs it will hear what is wrong with it."""
+    try:
+        open_node()
+    except Exception as error:
+        log.debug("not opened ahead of time: %s", error)
+
+
+@functools.cache
+def _open_node() -> Node:
     settings = load_settings()
     endpoints = Endpoints.load(settings.home)
     keys = load_keys(settings.home / "keys")
-    engine = pick_engine(settings.engine, docker_host=settings.docker_host)
     folder = settings.node_dir
     folder.mkdir(parents=True, exist_ok=True)
+    engine = pick_engine(settings.engine, docker_host=settings.docker_host, folder=folder / "engine")
     cache = SlideCache(
         folder / "slides",
         limits=CacheLimits(max_bytes=settings.slides.cache),
@@ -42,7 +57,7 @@ def open_node() -> Node:
         policy=url_policy(settings, endpoints),
     )
     return Node(
-        name=node_name(),
+        name=socket.gethostname(),
         engine=engine,
         cache=cache,
         blobs=open_blobs(settings, endpoints, keys),
@@ -51,11 +66,6 @@ def open_node() -> Node:
         jobs=settings.jobs,
         runtime=settings.cluster.runtime,
     )
-
-
-def node_name() -> str:
-    """Return the host name and the start of Ray's node id: what finds the node in the dashboard."""
-    return f"{socket.gethostname()} ({ray.get_runtime_context().get_node_id()[:8]})"
 
 
 def sweep_node(platform: str, alive: Callable[[], Collection[tuple[int, int]]]) -> list[str]:

@@ -46,7 +46,7 @@ def log_prefix(job_id: int, attempt: int) -> str:
 class LogWriter:
     """Takes raw output, makes lines, redacts secrets, echoes and ships.
 
-    redact: strings that must not appear. echo: called with each line's text, for the Ray worker's own output; it gets at
+    redact: strings that must not appear. echo: called with each line's text, for the worker's own output; it gets at
     most `echo_lines`. max_bytes: what is kept; the rest is counted and said.
     """
 

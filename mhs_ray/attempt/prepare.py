@@ -12,23 +12,14 @@ from time import monotonic
 from typing import TypeVar
 
 from mhs_ray.attempt.order import AttemptOrder
-from mhs_ray.domain.errors import EngineError, ExecError, MhsError, SandboxError, SlideError, SlideFetchError
+from mhs_ray.domain.errors import EngineError, ExecError, MhsError, SandboxError, SlideError
 from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.ports import ContainerEngine
 from mhs_ray.sandbox.sandbox import Sandbox
 from mhs_ray.slides.cache import CachedSlide, SlideCache
+from mhs_ray.slides.failure_codes import failure_code
 
 T = TypeVar("T")
-_SLIDE_CODES = {
-    "truncated": FailureCode.SLIDE_TRUNCATED,
-    "short-body": FailureCode.SLIDE_TRUNCATED,
-    "forbidden": FailureCode.SLIDE_FORBIDDEN,
-    "refused": FailureCode.SLIDE_FORBIDDEN,
-    "expired": FailureCode.SLIDE_EXPIRED,
-    "not-found": FailureCode.SLIDE_NOT_FOUND,
-    "too-large": FailureCode.SLIDE_TOO_LARGE,
-    "bomb": FailureCode.SLIDE_TOO_LARGE,
-}
 _MENDS = {
     FailureCode.SLIDE_TRUNCATED: "upload or export the slide again: the file is not whole",
     FailureCode.SLIDE_FORBIDDEN: "check who may read the slide's URL, and submit with a fresh one",
@@ -61,10 +52,8 @@ class Prepared:
 def failure_of(error: BaseException) -> Failure:
     """Return the failure card for what went wrong on the node."""
     match error:
-        case SlideFetchError() if error.transient:
-            code = FailureCode.FETCH_FAILED
         case SlideError():
-            code = _SLIDE_CODES.get(error.reason, FailureCode.SLIDE_UNREADABLE)
+            code = failure_code(error)
         case PullFailedError():
             code = FailureCode.PULL_FAILED
         case ExecError():

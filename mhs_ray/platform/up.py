@@ -123,6 +123,7 @@ def ray_environment(settings: Settings, keys: Keys) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
+        "RAY_preload_python_modules": "mhs_ray.actors.preload",
         "RAY_ENABLE_RECORD_ACTOR_TASK_LOGGING": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",

@@ -8,10 +8,11 @@ from typing import Final
 from mhs_ray.domain.errors import ExecError
 from mhs_ray.ports import ContainerSpec
 
+# Not podman's own "attempted to invoke a command that was not found": it says so of any missing file, a mount's too.
 _BY_RUNTIME: Final = re.compile(
     r'exec:? (?:"[^"]*"|container process|`[^`]*`|\S+)[^;\n]*'
     r"(?:not found|no such file|permission denied|exec format error|is a directory|argument list too long)"
-    r"|attempted to invoke a command that was not found|executable file not found",
+    r"|executable file not found",
     re.IGNORECASE,
 )
 _BY_INIT: Final = re.compile(

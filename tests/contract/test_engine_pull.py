@@ -66,7 +66,9 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
                 self.end_headers()
                 return
             inner = http.client.HTTPConnection("127.0.0.1", port)
-            inner.request(self.command, self.path, headers={"Accept": ", ".join(self.headers.get_all("Accept") or ["*/*"])})
+            inner.request(
+                self.command, self.path, headers={"Accept": ", ".join(self.headers.get_all("Accept") or ["*/*"])}
+            )
             answer = inner.getresponse()
             if "/blobs/" in self.path and self.command == "GET":
                 found.blobs.append(self.path)

@@ -12,7 +12,7 @@ from mhs_ray.ports import ContainerSpec
 _BY_RUNTIME: Final = re.compile(
     r'exec:? (?:"[^"]*"|container process|`[^`]*`|\S+)[^;\n]*'
     r"(?:not found|no such file|permission denied|exec format error|is a directory|argument list too long)"
-    r"|executable file not found",
+    r"|executable file (?:`[^`]*` )?not found",
     re.IGNORECASE,
 )
 _BY_INIT: Final = re.compile(

@@ -152,6 +152,8 @@ def test_a_runtimes_word_about_the_program_is_understood(words: str) -> None:
 def test_other_failures_are_not_blamed_on_the_program() -> None:
     words = b"Error: runc: error setting rlimit type 7: operation not permitted: OCI permission denied"
     assert exec_failure("podman", "run", words, by_init=False) is None
+    mount = b"Error: crun: cannot stat `/x`: No such file: OCI runtime attempted to invoke a command that was not found"
+    assert exec_failure("podman", "run", mount, by_init=False) is None
     assert exec_failure("podman", "run", b"hello\n[FATAL tini (7)] exec x failed: No\n", by_init=True) is None
 
 

@@ -166,6 +166,12 @@ def load_settings() -> Settings:
     return settings
 
 
+def use_docker_host(settings: Settings, host: str) -> Settings:
+    """Return `settings` with this Docker daemon; processes started from here on use it too."""
+    os.environ["MHS_DOCKER_HOST"] = host
+    return settings.model_copy(update={"docker_host": host})
+
+
 def _faults(error: ValueError) -> list[Fault]:
     details = getattr(error, "errors", None)
     if details is None:

@@ -17,7 +17,7 @@ from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.domain.models import Job, JobEventRecord
 from mhs_ray.domain.states import ACTIVE, JobEvent, JobState, advance
 from mhs_ray.store.sql import tables as t
-from mhs_ray.store.sql.database import Database
+from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.scope import Page, Scoped
 from mhs_ray.store.sql.tasks import PRIORITY_RANK, insert_job
 
@@ -127,6 +127,13 @@ class Jobs:
             )
             return int(conn.execute(sa.select(sa.func.count()).select_from(t.jobs).where(before)).scalar_one()) + 1
 
+    def oldest_queued(self, company_id: int) -> datetime | None:
+        """Return since when the company's oldest queued job waits, None when none does."""
+        with self._db.read() as conn:
+            return conn.execute(
+                sa.select(sa.func.min(t.jobs.c.created_at)).where(_QUEUED, t.jobs.c.company_id == company_id)
+            ).scalar()
+
     def rerun(self, company_id: int, job_id: int, by: str) -> int:
         """Queue an ended job anew, with the image and variables it had, as a new job; returns its id.
 
@@ -161,8 +168,7 @@ class Jobs:
         """
         claimed: list[int] = []
         with self._db.write() as conn:
-            if not self._db.is_sqlite:  # one claimer at a time: the fair share counts what others took
-                conn.execute(sa.text("SELECT pg_advisory_xact_lock(7238402)"))
+            self._db.lock(conn, Lock.CLAIM)  # one claimer at a time: the fair share counts what others took
             waiting = conn.execute(
                 sa.select(sa.func.count()).select_from(t.jobs).where(t.jobs.c.state == JobState.WAITING)
             ).scalar_one()
@@ -210,7 +216,15 @@ class Jobs:
         conn.execute(
             sa.update(t.jobs)
             .where(t.jobs.c.id == row.id)
-            .values(state=JobState.WAITING, attempt=row.attempt + 1, node=None, rejection=None, started_at=None)
+            .values(
+                state=JobState.WAITING,
+                attempt=row.attempt + 1,
+                node=None,
+                rejection=None,
+                started_at=None,
+                failure=None,
+                resources={},  # of the attempt before, whose end is in the job's story
+            )
         )
         _record(conn, row.company_id, row.id, row.attempt + 1, JobEvent.DISPATCHED, JobState.WAITING, None, "")
         return int(row.id)
@@ -260,7 +274,7 @@ class Jobs:
                 values[kind] = row._mapping[kind] + 1
                 values["failure"] = _failure_json(failure)
                 values["not_before"] = now + timedelta(seconds=retry_in_s or 0)
-            if before is after and not (event is JobEvent.PLACED and not before.is_terminal):
+            if before is after and not (event is JobEvent.PLACED and before.is_active):
                 return Change(job_id, before, after, row.attempt)
             conn.execute(sa.update(t.jobs).where(t.jobs.c.id == job_id).values(**values))
             _record(

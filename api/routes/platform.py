@@ -13,8 +13,17 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from api import schemas as s
 from api.deps import CoreDep, basic_credentials, read_body
 from api.errors import KINDS
-from mhs_ray.domain.errors import InvalidInputError, NotFoundError, UnauthenticatedError
+from mhs_ray.domain.errors import (
+    ForbiddenError,
+    InvalidInputError,
+    MhsError,
+    NotFoundError,
+    OverloadedError,
+    UnauthenticatedError,
+)
 from mhs_ray.registry.notifications import authentic, pushed_images
+from mhs_ray.registry.tokens import error_body
+from mhs_ray.services.core import Core
 
 router = APIRouter()
 
@@ -57,10 +66,18 @@ async def registry_token(
     service: Annotated[str | None, Query()] = None,
     scope: Annotated[list[str] | None, Query()] = None,
     authorization: Annotated[str | None, Header()] = None,
-) -> dict[str, Any]:
+) -> JSONResponse:
     """The registry's realm (OCI distribution, auth.token): a ``docker login``'s password for a bearer token."""
-    scopes = scope or []
-    if authorization and authorization[:6].lower() == "basic ":
+    try:
+        return JSONResponse(await _registry_token(request, core, service, scope or [], authorization))
+    except MhsError as error:  # in the registry's own words: docker shows them to who pushes
+        statuses = {UnauthenticatedError: 401, ForbiddenError: 403, InvalidInputError: 400, OverloadedError: 503}
+        return JSONResponse(error_body(error), statuses.get(type(error), 500))
+
+
+async def _registry_token(
+    request: Request, core: Core, service: str | None, scopes: list[str], authorization: str | None
+) -> dict[str, Any]:    if authorization and authorization[:6].lower() == "basic ":
         user, password = basic_credentials(authorization)
     else:  # OAuth2 form of the same, as Docker and containerd send it
         form = parse_qs((await read_body(request, 64 * 1024)).decode("utf-8", "replace"))

@@ -12,8 +12,10 @@ from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.keys import Keys, load_keys
 from mhs_ray.ports import BlobStore, ImageRegistry
+from mhs_ray.registry.admission import AdmissionLimits
 from mhs_ray.registry.distribution import DistributionRegistry
 from mhs_ray.registry.keys import RegistryKeys
+from mhs_ray.registry.scanner import Scanner
 from mhs_ray.registry.tokens import RegistryTokens
 from mhs_ray.services.containers import AlgorithmService, ContainerService
 from mhs_ray.services.gateway import GatewayService
@@ -74,9 +76,17 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
     blobs = open_blobs(settings, endpoints, keys)
     images, results, jobs = Images(db), Results(db), Jobs(db)
     registry_tokens = RegistryTokens(
-        RegistryKeys.load_or_create(settings.home / "keys" / "registry"), REGISTRY_ISSUER, REGISTRY_SERVICE
+        RegistryKeys.load_or_create(settings.home / "keys" / "registry"),
+        REGISTRY_ISSUER,
+        REGISTRY_SERVICE,
+        may_push=images.owned,
     )
-    registry = DistributionRegistry(endpoints.registry, registry_tokens)
+    registry = DistributionRegistry(
+        endpoints.registry,
+        registry_tokens,
+        AdmissionLimits(compressed=settings.registry.max_image),
+        Scanner(settings.registry.scanner) if settings.registry.scanner else None,
+    )
     return Core(
         settings=settings,
         endpoints=endpoints,

@@ -73,22 +73,44 @@ class Images:
             return self._load(scope, image_id)
 
     def delete(self, company_id: int, image_id: int) -> None:
-        """Remove a definition that no container uses. Raises ConflictError."""
+        """Remove a definition that no container uses and no job ran. Raises ConflictError."""
         with self._db.write() as conn:
             scope = Scoped(conn, company_id)
             scope.get(t.images, image_id, "image")
-            users = (
-                conn.execute(sa.select(t.containers.c.name).where(t.containers.c.image_id == image_id)).scalars().all()
+            mine = t.containers.c.image_id == image_id
+            users = conn.execute(sa.select(t.containers.c.name).where(mine, t.containers.c.deleted_at.is_(None)))
+            if names := users.scalars().all():
+                raise ConflictError(f"image {image_id} is used by the runnable container(s) {', '.join(names[:5])}")
+            hidden = sa.select(t.containers.c.id).where(mine)
+            versions = sa.select(t.image_versions.c.id).where(t.image_versions.c.image_id == image_id)
+            ran = t.jobs.c.container_id.in_(hidden) | t.jobs.c.image_version_id.in_(versions)
+            if conn.execute(sa.select(t.jobs.c.id).where(ran).limit(1)).first():
+                raise ConflictError(f"image {image_id} has jobs; what they ran is kept, so that they can be rerun")
+            # Deleted containers are only hidden; these never ran, so nothing remembers them.
+            conn.execute(
+                sa.update(t.algorithms).where(t.algorithms.c.container_id.in_(hidden)).values(container_id=None)
             )
-            if users:
-                raise ConflictError(f"image {image_id} is used by the runnable container(s) {', '.join(users[:5])}")
+            conn.execute(sa.delete(t.containers).where(mine))
             conn.execute(sa.delete(t.images).where(t.images.c.id == image_id))
+
+    def owned(self, image_id: int, company_id: int) -> bool:
+        """Say whether there still is such a definition of that company."""
+        with self._db.read() as conn:
+            found = Scoped(conn, company_id)
+            return (
+                conn.execute(sa.select(t.images.c.id).where(found.where(t.images), t.images.c.id == image_id)).first()
+                is not None
+            )
 
     def allow_push(self, company_id: int, image_id: int, until: datetime) -> None:
         """Note until when a push can arrive, so that the registry is asked."""
         with self._db.write() as conn:
             Scoped(conn, company_id).get(t.images, image_id, "image")
-            conn.execute(sa.update(t.images).where(t.images.c.id == image_id).values(push_until=until))
+            conn.execute(
+                sa.update(t.images)
+                .where(t.images.c.id == image_id)
+                .values(push_until=until, updated_at=t.images.c.updated_at)  # looking at instructions changes no image
+            )
 
     def awaiting_push(self, now: datetime) -> list[int]:
         """Return the definitions to which a push can still come, and those whose check was cut short."""
@@ -119,7 +141,7 @@ class Images:
     ) -> ImageVersion:
         """Record a promoted version and make it the current one."""
         with self._db.write() as conn:
-            row = conn.execute(self._db.forupdate_row(sa.select(t.images).where(t.images.c.id == image_id))).first()
+            row = conn.execute(self._db.for_update(sa.select(t.images).where(t.images.c.id == image_id))).first()
             if row is None:
                 raise NotFoundError("image", image_id)
             known = conn.execute(
@@ -151,7 +173,9 @@ class Images:
                     status=sa.case(
                         (t.images.c.seen_digest == checked_digest, ImageStatus.UPLOADED), else_=t.images.c.status
                     ),
-                    failure_message="",
+                    failure_message=sa.case(
+                        (t.images.c.seen_digest == checked_digest, ""), else_=t.images.c.failure_message
+                    ),
                 )
             )
             return _version(conn.execute(sa.select(t.image_versions).where(t.image_versions.c.id == version_id)).one())

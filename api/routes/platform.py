@@ -77,7 +77,8 @@ async def registry_token(
 
 async def _registry_token(
     request: Request, core: Core, service: str | None, scopes: list[str], authorization: str | None
-) -> dict[str, Any]:    if authorization and authorization[:6].lower() == "basic ":
+) -> dict[str, Any]:
+    if authorization and authorization[:6].lower() == "basic ":
         user, password = basic_credentials(authorization)
     else:  # OAuth2 form of the same, as Docker and containerd send it
         form = parse_qs((await read_body(request, 64 * 1024)).decode("utf-8", "replace"))

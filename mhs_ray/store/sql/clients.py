@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from mhs_ray.domain.models import Principal, Role
 from mhs_ray.store.sql import tables as t
-from mhs_ray.store.sql.database import Database
+from mhs_ray.store.sql.database import Database, Lock
 
 
 class Clients:
@@ -21,6 +21,7 @@ class Clients:
     def ensure_company(self, name: str) -> int:
         """Return the company's id, made if there is none of that name."""
         with self._db.write() as conn:
+            self._db.lock(conn, Lock.CLIENTS)
             known = conn.execute(sa.select(t.companies.c.id).where(t.companies.c.name == name)).scalar()
             if known is not None:
                 return int(known)
@@ -31,6 +32,7 @@ class Clients:
     def put(self, client_id: str, company_id: int, name: str, role: Role, secret_hash: str) -> None:
         """Store a client; one of that id is replaced."""
         with self._db.write() as conn:
+            self._db.lock(conn, Lock.CLIENTS)
             conn.execute(sa.delete(t.clients).where(t.clients.c.id == client_id))
             conn.execute(
                 sa.insert(t.clients).values(

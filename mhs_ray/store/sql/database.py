@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
+from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic import command
@@ -14,6 +16,16 @@ from sqlalchemy.engine import make_url
 from mhs_ray.store.sql.secrets import Vault
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_POOL: Final[dict[str, Any]] = {"pool_size": 10, "max_overflow": 40}  # a replica has 40 threads for requests
+
+
+class Lock(IntEnum):
+    """What only one transaction at a time may do; the numbers are PostgreSQL's advisory lock keys."""
+
+    MIGRATE = 7238401
+    CLAIM = 7238402
+    SUBMIT = 7238403  # tasks and the scans they bring; one lock, so that batches cannot deadlock
+    CLIENTS = 7238404
 
 
 class Database:
@@ -25,12 +37,14 @@ class Database:
         if self.is_sqlite:
             Path(make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
             # timeout: how long a writer waits for another process's transaction.
-            self.engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+            self.engine = sa.create_engine(
+                url, connect_args={"timeout": 30, "check_same_thread": False}, **_POOL, hide_parameters=True
+            )
             sa.event.listen(self.engine, "connect", _sqlite_connect)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
         else:
             url = str(make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False))
-            self.engine = sa.create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+            self.engine = sa.create_engine(url, pool_pre_ping=True, **_POOL, hide_parameters=True)
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -52,11 +66,15 @@ class Database:
         """Lock the rows on PostgreSQL; SQLite's writer is alone anyway."""
         return query if self.is_sqlite else query.with_for_update(skip_locked=skip_locked)
 
+    def lock(self, conn: sa.Connection, what: Lock) -> None:
+        """Wait until no other transaction holds `what`, then hold it to this one's end; SQLite's writer is alone."""
+        if not self.is_sqlite:
+            conn.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": int(what)})
+
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to `revision`."""
         with self.write() as conn:
-            if not self.is_sqlite:  # two replicas that start at once
-                conn.execute(sa.text("SELECT pg_advisory_xact_lock(7238401)"))
+            self.lock(conn, Lock.MIGRATE)  # two replicas that start at once
             config = self.alembic_config()
             config.attributes["connection"] = conn
             command.upgrade(config, revision)

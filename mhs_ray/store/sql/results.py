@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from mhs_ray.domain.errors import ForbiddenError
+from mhs_ray.domain.errors import ForbiddenError, NotFoundError
 from mhs_ray.domain.states import JobState
 from mhs_ray.store.sql import tables as t
 from mhs_ray.store.sql.database import Database
@@ -70,11 +70,15 @@ class Poster:
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """What a poster may post for. stored_before: its job has a result already, so nothing more is stored."""
+    """What a poster may post for. scans: number → row id; runs: row id → the run that a result belongs to.
+
+    stored_before: the attempt has ended, yet its job has its result: it is answered alike, and nothing is stored.
+    """
 
     task_id: int
-    scans: frozenset[int]
-    stored_before: bool = field(default=False)
+    scans: Mapping[int, int]
+    runs: Mapping[int, int]
+    stored_before: bool = False
 
 
 class Results:
@@ -88,19 +92,23 @@ class Results:
         with self._db.read() as conn:
             return self._posting(conn, poster)
 
-    def _posting(self, conn: sa.Connection, poster: Poster) -> Posting:
+    def _posting(self, conn: sa.Connection, poster: Poster, *, lock: bool = False) -> Posting:
         task = task_row(Scoped(conn, poster.company_id), poster.task_number)
-        scans = conn.execute(
-            sa.select(t.scans.c.number)
+        if lock:  # two requests at once: the second one sees what the first one stored
+            conn.execute(self._db.for_update(sa.select(t.tasks.c.id).where(t.tasks.c.id == task.id)))
+        rows = conn.execute(
+            sa.select(t.scans.c.number, t.scans.c.id, sa.func.max(t.jobs.c.run).label("run"))
             .join_from(t.jobs, t.scans, t.jobs.c.scan_id == t.scans.c.id)
             .where(t.jobs.c.task_id == task.id)
-        )
-        numbers = frozenset(scans.scalars())
+            .group_by(t.scans.c.number, t.scans.c.id)
+        ).all()
+        scans, runs = {r.number: r.id for r in rows}, {r.id: r.run for r in rows}
         if poster.job_id is None:
-            return Posting(task.id, numbers)
-        job = conn.execute(
-            self._db.for_update(sa.select(t.jobs).where(t.jobs.c.id == poster.job_id, t.jobs.c.task_id == task.id))
-        ).one()
+            return Posting(task.id, scans, runs)
+        query = sa.select(t.jobs).where(t.jobs.c.id == poster.job_id, t.jobs.c.task_id == task.id)
+        job = conn.execute(self._db.for_update(query) if lock else query).first()
+        if job is None:
+            raise NotFoundError("job", poster.job_id)
         alive = job.attempt == poster.attempt and job.state in _POSTING
         stored = conn.execute(
             sa.select(t.results.c.id).where(
@@ -109,22 +117,18 @@ class Results:
         ).first()
         if not alive and not stored:
             raise ForbiddenError("this token belongs to an attempt that has ended; its results are not taken any more")
-        return Posting(task.id, numbers, stored_before=not alive)
+        return Posting(task.id, scans, {**runs, job.scan_id: job.run}, stored_before=not alive)
 
     def store(self, poster: Poster, case_results: Mapping[str, Any] | None, new: Sequence[NewResult]) -> int:
         """Store all of `new` that is not stored yet, in one transaction; returns how many were."""
         with self._db.write() as conn:
-            posting = self._posting(conn, poster)
+            posting = self._posting(conn, poster, lock=True)
             if posting.stored_before:
                 return 0
-            run = self._run(conn, posting.task_id, poster.job_id)
             stored = 0
             for item in new:
-                scan_id = conn.execute(
-                    sa.select(t.scans.c.id).where(
-                        t.scans.c.company_id == poster.company_id, t.scans.c.number == item.scan_number
-                    )
-                ).scalar_one()
+                scan_id = posting.scans[item.scan_number]
+                run = posting.runs[scan_id]
                 known = sa.select(t.results.c.id).where(
                     t.results.c.task_id == posting.task_id, t.results.c.scan_id == scan_id, t.results.c.run == run
                 )
@@ -163,7 +167,7 @@ class Results:
     def patch_case(self, poster: Poster, changes: Mapping[str, Any]) -> None:
         """Set the triage fields that `changes` names. Raises NotFoundError, ForbiddenError."""
         with self._db.write() as conn:
-            posting = self._posting(conn, poster)
+            posting = self._posting(conn, poster, lock=True)
             if changes and not posting.stored_before:
                 conn.execute(sa.update(t.tasks).where(t.tasks.c.id == posting.task_id).values(**changes))
 
@@ -204,11 +208,6 @@ class Results:
                 )
             ).first()
             return stored is not None, job.rejection
-
-    @staticmethod
-    def _run(conn: sa.Connection, task_id: int, job_id: int | None) -> int:
-        where = t.jobs.c.id == job_id if job_id is not None else t.jobs.c.task_id == task_id
-        return int(conn.execute(sa.select(sa.func.max(t.jobs.c.run)).where(where)).scalar_one())
 
     @staticmethod
     def _select(conn: sa.Connection, company_id: int, where: sa.ColumnElement[bool]) -> list[StoredResult]:

@@ -14,6 +14,7 @@ from mhs_ray.domain.errors import InvalidInputError
 def insert_row(
     conn: sa.Connection, table: sa.Table, values: Mapping[str, Any], taken: tuple[str, str] | None = None
 ) -> int:
+    """Insert a row and return its id. taken: the fault's path and message when a unique value exists already."""
     try:
         key = conn.execute(sa.insert(table).values(**values)).inserted_primary_key
     except IntegrityError as error:
@@ -31,6 +32,7 @@ def update_row(
     values: Mapping[str, Any],
     taken: tuple[str, str] | None = None,
 ) -> None:
+    """Set `values` of one row. taken: as for `insert_row`."""
     try:
         conn.execute(sa.update(table).where(table.c.id == row_id).values(**values))
     except IntegrityError as error:

@@ -11,7 +11,7 @@ from mhs_ray.domain.errors import ConflictError
 from mhs_ray.domain.ids import OWN_IDS_FROM
 from mhs_ray.domain.models import Scan, ScanStatus
 from mhs_ray.store.sql import tables as t
-from mhs_ray.store.sql.database import Database
+from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.rows import insert_row, update_row
 from mhs_ray.store.sql.scope import Page, Scoped
 
@@ -37,6 +37,8 @@ class Scans:
     ) -> Scan:
         """Make one. number: Techcyte's scan id; None takes the next of ours. Raises InvalidInputError."""
         with self._db.write() as conn:
+            if number is not None:
+                self._db.lock(conn, Lock.SUBMIT)  # a submission may be bringing the same scan
             row_id = insert_scan(
                 conn, self._db, company_id, by, name=name, source=source, location=location, status=status,
                 number=number, size_bytes=size_bytes, facts=facts,

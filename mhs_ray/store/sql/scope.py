@@ -36,7 +36,7 @@ def _decode(cursor: str) -> int:
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
         version, _, number = text.partition(":")
-        if version != "v1":
+        if version != "v1" or not number.isdigit() or len(number) > 18:
             raise ValueError
         return int(number)
     except (binascii.Error, ValueError):

@@ -13,7 +13,7 @@ from mhs_ray.domain.ids import OWN_IDS_FROM
 from mhs_ray.domain.models import Priority, Provider, ScanStatus, Task
 from mhs_ray.domain.states import JobState
 from mhs_ray.store.sql import tables as t
-from mhs_ray.store.sql.database import Database
+from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.scans import insert_scan
 from mhs_ray.store.sql.scope import Page, Scoped
 
@@ -71,6 +71,7 @@ class Tasks:
 
     def submit_in(self, conn: sa.Connection, s: Submission) -> Submitted:
         """`submit` inside a transaction that commits several."""
+        self._db.lock(conn, Lock.SUBMIT)  # the same number twice at once: the second one sees the first one's row
         scope = Scoped(conn, s.company_id)
         if s.number is not None:
             known = conn.execute(sa.select(t.tasks).where(scope.where(t.tasks), t.tasks.c.number == s.number)).first()

@@ -1,0 +1,61 @@
+"""The databases that the store is held to its contract on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mhs_ray.store.sql.database import Database
+from tests.pg_fixtures import Postgres, postgres, why_no_postgres
+from tests.store_fixtures import World, sqlite_db, vault
+
+
+@pytest.fixture(scope="session")
+def pg() -> Iterator[Postgres]:
+    if reason := why_no_postgres():
+        pytest.skip(reason)
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pg_template(pg: Postgres) -> str:
+    name = pg.create()
+    db = Database(pg.url(name), vault())
+    db.migrate()
+    db.close()
+    return name
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A migrated database, empty; each kind in turn."""
+    if request.param == "sqlite":
+        with sqlite_db(tmp_path) as found:
+            yield found
+        return
+    server: Postgres = request.getfixturevalue("pg")
+    name = server.create(request.getfixturevalue("pg_template"))
+    found = Database(server.url(name), vault())
+    yield found
+    found.close()
+    server.drop(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without any table; each kind in turn."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/bare.db"
+        return
+    server: Postgres = request.getfixturevalue("pg")
+    name = server.create()
+    yield server.url(name)
+    server.drop(name)
+
+
+@pytest.fixture
+def world(db: Database) -> World:
+    return World(db)

@@ -1,0 +1,63 @@
+"""The migrations make what the tables say, on both databases."""
+
+from __future__ import annotations
+
+import threading
+
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from mhs_ray.store.sql.database import Database
+from mhs_ray.store.sql.tables import metadata
+from tests.store_fixtures import vault
+
+
+def test_the_migrated_schema_is_what_the_tables_say(db: Database) -> None:
+    with db.read() as conn:
+        assert compare_metadata(MigrationContext.configure(conn), metadata) == []
+
+
+def test_every_table_index_is_there_with_its_condition(db: Database) -> None:
+    with db.read() as conn:
+        found = {(i["name"], bool(i["unique"])) for i in sa.inspect(conn).get_indexes("algorithms")}
+        assert ("uq_algorithms_name_alive", True) in found
+        conditions = {
+            i["name"]: str(i.get("dialect_options", {}).get(f"{conn.dialect.name}_where"))
+            for i in sa.inspect(conn).get_indexes("jobs")
+        }
+    assert "queued" in conditions["ix_jobs_queue"]
+    assert "preparing" in conditions["ix_jobs_active"]
+
+
+def test_the_schema_goes_down_to_nothing_and_up_again(bare_url: str) -> None:
+    db = Database(bare_url, vault())
+    db.migrate()
+    db.downgrade("base")
+    with db.read() as conn:
+        assert set(sa.inspect(conn).get_table_names()) <= {"alembic_version"}
+    db.migrate()
+    db.migrate()  # nothing is left to do
+    with db.read() as conn:
+        assert set(metadata.tables) <= set(sa.inspect(conn).get_table_names())
+    db.close()
+
+
+def test_several_processes_that_start_at_once_migrate_once(bare_url: str) -> None:
+    errors: list[BaseException] = []
+
+    def start() -> None:
+        db = Database(bare_url, vault())
+        try:
+            db.migrate()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            db.close()
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []

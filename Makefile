@@ -1,0 +1,53 @@
+# Everything a person or CI runs. `make demo` and `make test` set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test check fmt bench lock clean
+
+help:  ## list what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+
+setup: $(VENV)/.ready  ## install system packages that are missing, and the locked Python packages into .venv
+	@.ci/system-packages
+
+$(VENV)/.ready: requirements.lock pyproject.toml .ci/python-packages .ci/uv.lock
+	@.ci/system-packages
+	@PYTHON="$(PYTHON)" .ci/python-packages $(VENV)
+	@touch $@
+
+demo: setup  ## the whole way of a model on this machine (ARGS="--slide FILE", ARGS=--json)
+	@$(BIN)/mhs demo $(ARGS)
+
+up: setup  ## start the platform on this machine
+	@$(BIN)/mhs up $(ARGS)
+
+down:  ## stop it
+	@$(BIN)/mhs down $(ARGS)
+
+test: setup  ## all tests (ARGS="tests/unit -k token")
+	@.ci/system-packages test
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup  ## format, lint, types, import rules: what CI and pre-commit run
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fmt: setup  ## format and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: setup  ## list the benchmarks, or run one (ARGS="jobs --json")
+	@$(BIN)/mhs bench $(ARGS)
+
+lock:  ## resolve the dependencies anew into requirements.lock, without naming a registry
+	@uv pip compile pyproject.toml --extra demo --group dev --universal --generate-hashes --no-emit-index-url \
+		--no-header --quiet -o requirements.lock
+	@echo uv | uv pip compile - --universal --generate-hashes --no-emit-index-url --no-header --quiet -o .ci/uv.lock
+
+clean:  ## remove .venv and every cache
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist demo-output

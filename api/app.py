@@ -66,10 +66,13 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
 
 
 def _on_ray() -> tuple[Core, Peers]:
+    from mhs_ray.actors.loopback import keep_replica_on_loopback
     from mhs_ray.actors.peers import ray_peers
 
     settings = load_settings()
     configure_logging(settings)
+    if settings.cluster.placement == "single":
+        keep_replica_on_loopback()
     wake, pushed, ping = ray_peers()
     return build_core(settings, Endpoints.load(settings.home), wake), Peers(wake, pushed, ping)
 

@@ -22,6 +22,7 @@ import httpx
 from mhs_ray.domain.errors import ConflictError, MhsError
 from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
+from mhs_ray.platform.haproxy import haproxy_environment
 from mhs_ray.platform.keys import Keys, load_keys, write_private
 from mhs_ray.platform.processes import alive, end
 
@@ -89,9 +90,11 @@ def _start(settings: Settings, keys: Keys, say: Say) -> Endpoints:
     endpoints.save(settings.home)
     logs = settings.home / "logs"
     logs.mkdir(exist_ok=True, mode=0o700)
-    environment = ray_environment(settings, keys)
-    temp_dir = f"/tmp/mhs-{keys.platform}"  # noqa: S108 (unix sockets need a short path; Ray makes it 0700 below)
+    temp_dir = f"/tmp/mhs-{keys.platform}"  # noqa: S108  unix sockets need a short path
     Path(temp_dir).mkdir(mode=0o700, exist_ok=True)
+    environment = ray_environment(settings, keys) | haproxy_environment(
+        Path(temp_dir) / "haproxy", ports["haproxy-metrics"], ports["haproxy-stats"]
+    )
     say("starting the registry and the blob server")
     with (logs / "supervisor.log").open("ab") as out:
         supervisor = subprocess.Popen(
@@ -125,7 +128,6 @@ def ray_environment(settings: Settings, keys: Keys) -> dict[str, str]:
         "RAY_DEDUP_LOGS": "0",
         "RAY_preload_python_modules": "mhs_ray.actors.preload",
         "RAY_ENABLE_RECORD_ACTOR_TASK_LOGGING": "1",
-        "RAY_SERVE_ENABLE_HA_PROXY": "0",
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
     }
 
@@ -234,6 +236,8 @@ def _ports(settings: Settings) -> dict[str, int]:
         "blobs": settings.blobs.port,
         "registry": settings.registry.port,
         "gcs": settings.cluster.gcs_port,
+        "haproxy-metrics": 0,
+        "haproxy-stats": 0,
     }
     fixed = settings.model_fields_set
     remembered: dict[str, int] = {}

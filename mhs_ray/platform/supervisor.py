@@ -46,7 +46,7 @@ def services() -> list[Service]:
         server.write_config()
         found.append(Service("registry", server.command(), logs / "registry.log", server.environment()))
     if settings.blobs.kind == "local":
-        config = blob_server_config(settings, keys, urlsplit(endpoints.blobs_url).port or 80)
+        config = blob_server_config(settings, keys, urlsplit(endpoints.blobs_url).port or 80, endpoints.api_url)
         path = settings.home / "run" / "blobs.json"
         config.save(path)
         command = [sys.executable, "-m", "mhs_ray.store.blobs.server", "--config", str(path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
@@ -42,8 +43,21 @@ def open_blobs(settings: Settings, endpoints: Endpoints, keys: Keys) -> BlobStor
     )
 
 
-def blob_server_config(settings: Settings, keys: Keys, port: int) -> ServerConfig:
-    """Return what the local blob server is told; the same keys sign in `open_blobs`."""
+def page_origins(settings: Settings, api_url: str) -> tuple[str, ...]:
+    """Return the origins that the console's pages have: where the API listens, and where people reach it."""
+    here = urlsplit(api_url)
+    names = [api_url, *(f"http://{host}:{here.port}" for host in ("127.0.0.1", "localhost"))]
+    if settings.api.public_url:
+        public = urlsplit(settings.api.public_url)
+        names.append(f"{public.scheme}://{public.netloc}")
+    return tuple(dict.fromkeys(names))
+
+
+def blob_server_config(settings: Settings, keys: Keys, port: int, api_url: str | None = None) -> ServerConfig:
+    """Return what the local blob server is told; the same keys sign in `open_blobs`.
+
+    api_url: whose pages upload to it straight from the browser.
+    """
     return ServerConfig(
         root=settings.home / "blobs",
         port=port,
@@ -52,4 +66,5 @@ def blob_server_config(settings: Settings, keys: Keys, port: int) -> ServerConfi
         quota=settings.blobs.quota,
         min_free=settings.blobs.min_free,
         max_blob=settings.slides.max_slide,
+        cors_origins=page_origins(settings, api_url) if api_url else (),
     )

@@ -45,6 +45,14 @@ class ScanService:
         self.scans.update(scan.id, location={"key": key, "filename": filename})
         return scan, self._blobs.sign(key, "PUT", UPLOAD_LIFE), datetime.now(UTC) + UPLOAD_LIFE
 
+    def resume_upload(self, who: Principal, scan_id: int) -> tuple[Scan, str, datetime]:
+        """Return a scan whose upload was begun, with a fresh URL to go on at. Raises ConflictError."""
+        scan = self.scans.get(who.company_id, scan_id)
+        location = self.scans.location(scan_id)
+        if scan.status is not ScanStatus.UPLOADING or "key" not in location:
+            raise ConflictError(f"scan {scan_id} is {scan.status}; there is no upload to go on with")
+        return scan, self._blobs.sign(location["key"], "PUT", UPLOAD_LIFE), datetime.now(UTC) + UPLOAD_LIFE
+
     def complete_upload(self, who: Principal, scan_id: int) -> Scan:
         """Open what was uploaded; a file that is no good leaves neither scan nor blob. Raises SlideError."""
         scan = self.scans.get(who.company_id, scan_id)
@@ -97,6 +105,7 @@ class ScanService:
         self.scans.delete(who.company_id, scan_id)
         if "key" in location:
             self._blobs.delete(location["key"])
+        self._blobs.delete(f"thumbnails/{who.company_id}/{scan_id}.jpeg")
 
     def signed_url(self, who: Principal, scan_id: int, life: timedelta) -> tuple[str, datetime]:
         """Return a URL of the bytes that works for `life`. Raises ConflictError where they are not ours."""

@@ -112,6 +112,7 @@ def _with_docker(settings: Settings, cleanup: ExitStack, keep: bool) -> Settings
     """Return settings that name a Docker daemon of our own where Docker is wanted and does not run."""
     from mhs_ray.platform import dockerd
 
+    settings = dockerd.join(settings)
     if not dockerd.is_wanted(settings):
         return settings
     output.note("no Docker daemon runs here: starting one for the demo")

@@ -124,9 +124,10 @@ def push_image(mhs: Client, image_id: int, local_image: str) -> w.Image:
     """Push with the engine of this machine and return the image once it was taken in or refused."""
     from mhs_ray.engines.build import image_tools
     from mhs_ray.engines.select import pick_engine
+    from mhs_ray.platform import dockerd
 
     mhs.image(image_id)
-    settings = load_settings()
+    settings = dockerd.join(load_settings())
     try:
         engine = pick_engine(settings.engine, docker_host=settings.docker_host)
     except EngineError as error:

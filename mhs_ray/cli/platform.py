@@ -56,7 +56,7 @@ def down() -> None:
     from mhs_ray.platform import dockerd
     from mhs_ray.platform import up as platform
 
-    settings = load_settings()
+    settings = dockerd.join(load_settings())
     stopped = platform.down(settings, output.note) if settings.home.exists() else False
     dockerd.stop(settings)
     output.emit({"stopped": stopped}, lambda _: output.line("stopped" if stopped else "nothing was running"))

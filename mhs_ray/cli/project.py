@@ -54,9 +54,10 @@ def base_image(
     """
     from mhs_ray.engines.build import image_tools
     from mhs_ray.engines.select import pick_engine
+    from mhs_ray.platform import dockerd
     from mhs_ray.platform.base_image import DEFAULT_PACKAGES, DEFAULT_TAG, make_base_image
 
-    settings = load_settings()
+    settings = dockerd.join(load_settings())
     engine = pick_engine(settings.engine, docker_host=settings.docker_host)
     chosen = tag or DEFAULT_TAG
     packages = [*DEFAULT_PACKAGES, *package]

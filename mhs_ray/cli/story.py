@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from rich.text import Text
 
@@ -14,6 +14,8 @@ from mhs_ray.cli import output
 from mhs_ray.client import Client
 from mhs_ray.client import wire as w
 from mhs_ray.client.client import is_final
+
+_WIDEST: Final = 240  # of a log line beside the progress; the log itself has all of it
 
 
 def show_job(job: w.Job) -> None:
@@ -88,11 +90,15 @@ def watch(mhs: Client, job_id: int, *, log_lines: bool) -> w.Job:
             lines = mhs.log(job_id, attempt, offset)
             offset += len(lines)
             for line in lines:
-                output.note(f"  │ {as_text(line, timestamps=False)}")
+                output.note(f"  │ {_short(as_text(line, timestamps=False))}")
         # The job was read before its log: what it wrote up to its end is shown.
         if is_final(job):
             return job
         mhs.pause()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _WIDEST else f"{text[:_WIDEST]}… ({len(text)} characters)"
 
 
 def show_results(results: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from mhs_ray.domain.errors import EngineError
-from mhs_ray.domain.settings import Settings
+from mhs_ray.domain.settings import Settings, use_docker_host
+from mhs_ray.engines.docker import DEFAULT_HOST
 from mhs_ray.platform.keys import load_keys, write_private
 from mhs_ray.platform.processes import alive, end
 
@@ -36,22 +38,32 @@ class OwnDaemon:
 
 def is_wanted(settings: Settings) -> bool:
     """Say whether Docker is asked for, is installed and may be started here, and no daemon answers."""
-    from mhs_ray.engines.docker import DEFAULT_HOST
-
     no_podman = settings.engine == "auto" and shutil.which("podman") is None
     if not (settings.engine == "docker" or no_podman) or settings.docker_host is not None:
         return False
-    socket = Path(DEFAULT_HOST.removeprefix("unix://"))
-    return os.geteuid() == 0 and shutil.which("dockerd") is not None and not socket.is_socket()
+    return os.geteuid() == 0 and shutil.which("dockerd") is not None and not _listens(DEFAULT_HOST)
+
+
+def join(settings: Settings) -> Settings:
+    """Return settings that name our own daemon where one runs and no other one is named."""
+    known = _load(settings)
+    if known is None or settings.docker_host is not None or settings.engine == "podman" or not _is_ours(known):
+        return settings
+    return use_docker_host(settings, known.host)
+
+
+def _listens(host: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(host.removeprefix("unix://"))
+        except OSError:
+            return False
+        return True
 
 
 def start(settings: Settings) -> OwnDaemon:
-    """Start a daemon that keeps its images in the home folder, or return the one that runs. Raises EngineError."""
-    known = _load(settings)
-    if known is not None:
-        if _is_ours(known):
-            return known
-        _forget(settings, known)
+    """Start a daemon that keeps its images in the home folder. Raises EngineError."""
+    stop(settings)
     folder = Path(f"/tmp/mhsd-{load_keys(settings.home / 'keys').platform}")  # noqa: S108 (sockets need a short path; 0700)
     folder.mkdir(mode=0o700, exist_ok=True)
     log_file = settings.home / "logs" / "dockerd.log"

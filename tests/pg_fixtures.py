@@ -65,7 +65,7 @@ def postgres() -> Iterator[Postgres]:
 
 
 class Postgres:
-    """A running server; databases are cheap copies of each other."""
+    """A running server; makes databases."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -87,11 +87,11 @@ class Postgres:
                 assert time.monotonic() < deadline, (self._folder / "log").read_text()
                 time.sleep(0.1)
 
-    def create(self, template: str | None = None) -> str:
-        """Make a database, as a copy of `template` where one is named; return its name."""
+    def create(self) -> str:
+        """Make an empty database; return its name."""
         self._count += 1
         name = f"mhs_{self._count}"
-        self._admin(f"CREATE DATABASE {name} TEMPLATE {template or 'template0'}")
+        self._admin(f"CREATE DATABASE {name} TEMPLATE template0")
         return name
 
     def drop(self, name: str) -> None:

@@ -143,6 +143,7 @@ class Jobs:
             row = Scoped(conn, company_id).get(t.jobs, job_id, "job")
             if not JobState(row.state).is_terminal:
                 raise ConflictError(f"job {job_id} is {row.state}; only an ended job can be rerun")
+            self._db.lock(conn, Lock.SUBMIT)  # two reruns at once are two runs
             run = conn.execute(
                 sa.select(sa.func.max(t.jobs.c.run)).where(
                     t.jobs.c.task_id == row.task_id, t.jobs.c.scan_id == row.scan_id

@@ -233,6 +233,7 @@ jobs = sa.Table(
     sa.Column("failure", sa.JSON),
     sa.Column("rejection", sa.JSON),  # the newest results request of this attempt that was refused
     sa.Column("resources", sa.JSON, nullable=False, default=dict),
+    sa.Column("usable_until", Utc),  # its slide's URLs, or the token its results need, end then; NULL: never
     sa.Column("started_at", Utc),  # of the newest attempt's container
     sa.Column("ended_at", Utc),
     *_created(),
@@ -250,6 +251,8 @@ sa.Index(
 sa.Index("ix_jobs_company_state", jobs.c.company_id, jobs.c.state, jobs.c.id)
 _active = sa.text("state IN ('" + "', '".join(sorted(s.value for s in JobState if s.is_active)) + "')")
 sa.Index("ix_jobs_active", jobs.c.company_id, jobs.c.id, sqlite_where=_active, postgresql_where=_active)
+_ending = sa.text(f"state = '{JobState.QUEUED}' AND usable_until IS NOT NULL")
+sa.Index("ix_jobs_usable", jobs.c.usable_until, sqlite_where=_ending, postgresql_where=_ending)
 
 job_events = sa.Table(
     "job_events",
@@ -288,6 +291,34 @@ results = sa.Table(
     sa.Column("created_at", Utc, nullable=False, default=_now),
     sa.UniqueConstraint("task_id", "scan_id", "run"),
 )
+
+# The outbox to Techcyte. subject: what it is of its task; one row per (task, subject) is what keeps it delivered once.
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("task_id", BigId, sa.ForeignKey("tasks.id"), nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("result_id", BigId, sa.ForeignKey("results.id")),
+    sa.Column("body", sa.JSON),  # of what is no result
+    sa.Column("version", sa.Integer, nullable=False, default=0),  # of the body: a newer one is sent again
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False, default=""),
+    sa.Column("tries", sa.Integer, nullable=False, default=0),  # requests that were begun
+    sa.Column("looks", sa.Integer, nullable=False, default=0),  # times that Techcyte was asked since
+    sa.Column("status_code", sa.Integer),  # of the newest answer
+    sa.Column("not_before", Utc, nullable=False, default=_now),  # of `sending`: until then its sender is believed alive
+    sa.Column("sent_at", Utc),  # when the newest request began
+    sa.Column("ended_at", Utc),
+    sa.Column("decided_by", sa.Text, nullable=False, default=""),
+    sa.Column("created_at", Utc, nullable=False, default=_now),
+    sa.UniqueConstraint("task_id", "subject"),
+)
+_open = sa.text("state IN ('pending', 'sending', 'unknown')")
+sa.Index("ix_deliveries_due", deliveries.c.not_before, sqlite_where=_open, postgresql_where=_open)
+sa.Index("ix_deliveries_company", deliveries.c.company_id, deliveries.c.id)
 
 audit = sa.Table(
     "audit",

@@ -133,5 +133,10 @@ def _load(settings: Settings) -> OwnDaemon | None:
 
 
 def _forget(settings: Settings, known: OwnDaemon) -> None:
+    # A daemon leaves mounts behind, also when it ends in order; a folder that holds one cannot be removed.
+    below = (f"{known.folder}/", f"{settings.home / 'docker'}/")
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in sorted((m for m in mounts if m.startswith(below)), key=len, reverse=True):
+        subprocess.run(["umount", "-l", mount], capture_output=True, check=False)
     shutil.rmtree(known.folder, ignore_errors=True)
     _file(settings).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 from docker.types import DeviceRequest, HostConfig, LogConfig, Ulimit
 from docker.types import Mount as DockerMount
 
-from mhs_ray.engines import labels
+from mhs_ray.engines import labels, masks
 from mhs_ray.engines.capabilities import PLAIN_USER, Capabilities
 from mhs_ray.engines.execfail import sandbox_env
 from mhs_ray.engines.seccomp import profile_text
@@ -52,6 +52,7 @@ def create_args(spec: ContainerSpec, caps: Capabilities, version: str, volumes: 
         device_requests=[DeviceRequest(device_ids=list(spec.gpus), capabilities=[["gpu"]])] if spec.gpus else None,
         restart_policy={"Name": "no"},
     )
+    host["MaskedPaths"] = list(masks.everywhere())  # not a parameter of the SDK's HostConfig
     user = None if caps.user is None else f"{PLAIN_USER}:{PLAIN_USER}"
     return {
         "image": str(spec.image),

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from mhs_ray.engines import labels
+from mhs_ray.engines import labels, masks
 from mhs_ray.engines.capabilities import PLAIN_USER, SUBORDINATE_ID, Capabilities
 from mhs_ray.ports import ContainerSpec, Mount
 
@@ -25,6 +25,10 @@ def sandbox_args(spec: ContainerSpec, caps: Capabilities, seccomp: Path) -> list
         "--log-driver", "k8s-file", "--log-opt", f"max-size={LOG_CAP_MB}mb", "--http-proxy=false", "--restart", "no",
         "--network", f"container:{spec.network_of}" if spec.network_of else "none",
     ]  # fmt: skip
+    if spec.labels.get(labels.ROLE) != labels.ROLE_PAUSE:
+        node_sys = caps.user_namespace and spec.network_of and all(m.target != "/sys" for m in spec.mounts)
+        hidden = (*masks.everywhere(), *(masks.OF_NODE_SYS if node_sys else ()))
+        args += ["--security-opt", "mask=" + ":".join(hidden)]
     if "memory" in caps.limits:
         args += ["--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)]
     if "cpu" in caps.limits:

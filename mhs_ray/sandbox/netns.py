@@ -6,17 +6,22 @@ from the node's own namespace. Nothing is routed, so nothing can be routed aroun
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
+from typing import Final, TypeVar
 
 from mhs_ray.domain.errors import SandboxError
 from mhs_ray.sandbox import _netns_helper as helper
+
+_T = TypeVar("_T")
+_SYS_FLAGS: Final = 0x1 | 0x2 | 0x4 | 0x8  # MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC
 
 
 def listeners(pid: int, ports: Sequence[int]) -> dict[int, socket.socket]:
@@ -38,9 +43,30 @@ def listeners(pid: int, ports: Sequence[int]) -> dict[int, socket.socket]:
     return dict(zip(wanted, sockets, strict=True))
 
 
+def mount_sys(pid: int, target: Path) -> None:
+    """Mount a read-only /sys of the network namespace of process `pid` at folder `target`: it shows only its networks.
+
+    Needs root. Raises SandboxError.
+    """
+
+    def mount() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mount(b"sysfs", os.fsencode(target), b"sysfs", ctypes.c_ulong(_SYS_FLAGS), None) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    try:
+        _inside(pid, mount)
+    except (OSError, RuntimeError) as e:
+        raise SandboxError(f"cannot mount a /sys of the network of process {pid}: {e}") from e
+
+
 def _in_thread(pid: int, ports: Sequence[int]) -> list[socket.socket]:
+    return _inside(pid, lambda: helper.open_here(ports))
+
+
+def _inside(pid: int, do: Callable[[], _T]) -> _T:
     # A namespace belongs to a thread: this one ends with the call, so no other ever runs in there.
-    result: Future[list[socket.socket]] = Future()
+    result: Future[_T] = Future()
 
     def enter() -> None:
         try:
@@ -49,7 +75,7 @@ def _in_thread(pid: int, ports: Sequence[int]) -> list[socket.socket]:
                 helper.setns(net, helper.CLONE_NEWNET)
             finally:
                 os.close(net)
-            result.set_result(helper.open_here(ports))
+            result.set_result(do())
         except BaseException as e:
             result.set_exception(e)
 

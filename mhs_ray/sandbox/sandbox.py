@@ -7,6 +7,7 @@
       shared/   hosts resolv.conf trust.pem   mounted into the container, read-only
       uploads/  debug            0700: what the container put, out of its own sight
       scratch.ext4, scratch/     its writable places
+      sys/                       a /sys of its network namespace (podman as root)
 
 A container without any network (the *pause* container) holds the network namespace; our proxy listens inside. When the
 process that opened a sandbox dies, opening it again under the same name finds all this and goes on.
@@ -35,10 +36,10 @@ from mhs_ray.sandbox.dial import Resolve
 from mhs_ray.sandbox.files import FileServer
 from mhs_ray.sandbox.http import HttpServer
 from mhs_ray.sandbox.local import LocalHosts
-from mhs_ray.sandbox.netns import listeners
+from mhs_ray.sandbox.netns import listeners, mount_sys
 from mhs_ray.sandbox.proxy import Proxy, ProxyLimits
 from mhs_ray.sandbox.routes import FILES_HOST, PROXY_PORT, DirectRoute, LocalRoute, RouteTable, results_route
-from mhs_ray.sandbox.scratch import Scratch, open_scratch, remove_folder
+from mhs_ray.sandbox.scratch import Scratch, open_scratch, remove_folder, unmount_below
 from mhs_ray.sandbox.state import private_folder, private_key, write_shared
 from mhs_ray.sandbox.tls import SYSTEM_ROOTS, AttemptCa, trust_bundle
 
@@ -113,6 +114,7 @@ class Sandbox:
         self._files: FileServer | None = None
         self._proxy: Proxy | None = None
         self._scratch: Scratch | None = None
+        self._sys: Mount | None = None
         self._pause: Thread | None = None
         self._pause_outcome: Future[ContainerStatus] = Future()
 
@@ -149,7 +151,10 @@ class Sandbox:
         server = HttpServer(LocalHosts(self._table, self._files), limits.head_s)
         tls = ca.server_context(self._table.local_hosts)
         self._proxy = Proxy(self._table, server, tls, self._on_denied, limits, self._resolve)
-        self._proxy.start(listeners(self._pause_pid(), (PROXY_PORT, 80, *self._table.tls_ports)))
+        pid = self._pause_pid()
+        if info.name == "podman" and info.user_namespace and not info.rootless:
+            self._sys = self._own_sys(pid)
+        self._proxy.start(listeners(pid, (PROXY_PORT, 80, *self._table.tls_ports)))
 
     def _write_shared(self, ca: AttemptCa) -> None:
         shared = self._folder / "shared"
@@ -197,6 +202,14 @@ class Sandbox:
             raise SandboxError(f"the pause container {self.network_of} has no process; remove it and retry")
         return pid
 
+    def _own_sys(self, pid: int) -> Mount:
+        """Return a /sys of the attempt's network; podman would mount the node's (see engines/masks)."""
+        folder = self._folder / "sys"
+        unmount_below(folder)
+        folder.mkdir(mode=0o755, exist_ok=True)
+        mount_sys(pid, folder)
+        return Mount(folder, "/sys")
+
     @property
     def mounts(self) -> tuple[Mount, ...]:
         """What the model container needs mounted: names, trust (also over the image's own stores), writable places."""
@@ -206,6 +219,7 @@ class Sandbox:
             Mount(shared / "resolv.conf", "/etc/resolv.conf"),
             *(Mount(shared / "trust.pem", target) for target in trust_targets(self._spec.ca_bundles)),
             *_opened(self._scratch).mounts,
+            *((self._sys,) if self._sys else ()),
         )
 
     @property

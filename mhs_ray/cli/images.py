@@ -24,13 +24,30 @@ Name = Annotated[str | None, typer.Option(help="part of the name")]
 def show_image(image: w.Image) -> None:
     """Show one image definition to a person."""
     current: dict[str, Any] = dict(image["current"] or {})
-    output.facts({
-        "id": image["id"], "name": image["name"], "status": image["status"],
-        "failure message": image["failure_message"], "digest": current.get("digest"),
-        "version": current.get("number"), "size": output.size(current.get("size_bytes")),
-        "created by": image["created_by"], "created at": output.local_time(image["created_at"]),
-        "updated at": output.local_time(image["updated_at"]), **dict(current.get("details") or {}),
-    })  # fmt: skip
+    details = current.get("details") or {}
+    labels = [f"{name}={value}" for name, value in (details.get("labels") or {}).items()]
+    output.facts(
+        {
+            "id": image["id"],
+            "name": image["name"],
+            "status": image["status"],
+            "failure message": image["failure_message"],
+            "digest": current.get("digest"),
+            "version": current.get("number"),
+            "size": output.size(current.get("size_bytes")),
+            "layers": len(details.get("layers") or ()) or None,
+            "architecture": details.get("architecture"),
+            "entrypoint": " ".join(details.get("entrypoint") or ()),
+            "command": " ".join(details.get("cmd") or ()),
+            "user": details.get("user"),
+            "labels": "  ".join(labels),
+            "created by": image["created_by"],
+            "created at": output.local_time(image["created_at"]),
+            "updated at": output.local_time(image["updated_at"]),
+        }
+    )
+    for warning in details.get("warnings") or ():
+        output.note(f"warning: {warning}")
 
 
 def _row(image: w.Image) -> dict[str, Any]:

@@ -71,7 +71,10 @@ def problem(document: Mapping[str, Any]) -> None:
         return
     console = Console(stderr=True, highlight=False)
     faults = document.get("errors") or []
-    detail = str(document.get("title")) if faults else str(document.get("detail") or document.get("title"))
+    if len(faults) == 1:
+        faults, detail = [], f"{faults[0].get('path')}: {faults[0].get('message')}"
+    else:
+        detail = str(document.get("title") if faults else document.get("detail") or document.get("title"))
     console.print(Text.assemble(("error: ", "bold red"), detail), soft_wrap=True)
     for fault in faults:
         console.print(Text(f"  {fault.get('path')}: {fault.get('message')}"), soft_wrap=True)

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.haproxy import haproxy_environment
 from mhs_ray.platform.keys import Keys, load_keys, write_private
+from mhs_ray.platform.ports import choose_ports
 from mhs_ray.platform.processes import alive, end
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def up(settings: Settings, say: Say) -> Endpoints:
 
 
 def _start(settings: Settings, keys: Keys, say: Say) -> Endpoints:
-    ports = _ports(settings)
+    ports = choose_ports(settings)
     gcs = ports["gcs"]
     endpoints = Endpoints(
         api_url=f"http://{settings.api.host}:{ports['api']}",
@@ -210,6 +210,22 @@ def remove_containers(settings: Settings) -> None:
             sweep(settings.node_dir / name, ())
 
 
+def platform_pids(settings: Settings) -> list[int]:
+    """Return every process of the running platform: what `up` started and all their descendants."""
+    known = Running.load(settings.home)
+    if known is None:
+        return []
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = {known.supervisor, *known.ray, *_ray_pids(known.temp_dir)} & parents.keys()
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(found)
+
+
 def _ray_pids(temp_dir: str) -> list[int]:
     """Return the processes of the Ray that lives in `temp_dir`: they name it on their command line or hold it open."""
     found = []
@@ -226,48 +242,6 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
-
-
-def _ports(settings: Settings) -> dict[str, int]:
-    """Return a port for every part: the one that is set, the one of last time, or a free one."""
-    wanted = {
-        "api": settings.api.port,
-        "dashboard": settings.cluster.dashboard_port,
-        "blobs": settings.blobs.port,
-        "registry": settings.registry.port,
-        "gcs": settings.cluster.gcs_port,
-        "haproxy-metrics": 0,
-        "haproxy-stats": 0,
-    }
-    fixed = settings.model_fields_set
-    remembered: dict[str, int] = {}
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        remembered = json.loads((settings.home / "run" / "ports.json").read_text())
-    ports: dict[str, int] = {}
-    for name, port in wanted.items():
-        section = {"dashboard": "cluster", "gcs": "cluster"}.get(name, name)
-        choices = (
-            [port] if section in fixed and port else [*([remembered[name]] if name in remembered else []), port, 0]
-        )
-        for choice in choices:
-            free = _free_port(choice)
-            if free is not None and free not in ports.values():
-                ports[name] = free
-                break
-        else:
-            raise ConflictError(f"port {port} for {name} is taken by another program; set another one")
-    write_private(settings.home / "run" / "ports.json", json.dumps(ports).encode())
-    return ports
-
-
-def _free_port(port: int) -> int | None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return None
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.domain.models import ImageRef, Priority, Provider, ScanStatus
 from mhs_ray.domain.states import JobEvent, JobState
 from mhs_ray.store.sql import tables as t
-from mhs_ray.store.sql.jobs import JobFilter
+from mhs_ray.store.sql.jobs import Change, JobFilter
 from mhs_ray.store.sql.tasks import RequestedScan
 from tests.store_fixtures import World
 
@@ -413,10 +413,17 @@ def test_of_two_ends_told_at_once_one_counts(world: World) -> None:
     company = world.company()
     for _ in range(3):
         job = world.running(company)
-        ends = [(E.FAILED, BROKE), (E.RETRIED, LOST), (E.TIMED_OUT, BROKE), (E.CANCELLED, None)]
-        done = _together(
-            4, lambda i, job=job, ends=ends: world.jobs.transition(job.id, ends[i][0], attempt=1, failure=ends[i][1])
-        )
+        ends: list[tuple[JobEvent, Failure | None]] = [
+            (E.FAILED, BROKE),
+            (E.RETRIED, LOST),
+            (E.TIMED_OUT, BROKE),
+            (E.CANCELLED, None),
+        ]
+
+        def end(i: int, job_id: int = job.id, ends: list[tuple[JobEvent, Failure | None]] = ends) -> Change:
+            return world.jobs.transition(job_id, ends[i][0], attempt=1, failure=ends[i][1])
+
+        done = _together(4, end)
         changed = [d for d in done if not isinstance(d, Exception) and d.changed]
         final = world.jobs.find(job.id).state
         # A retry that came first may still be cancelled; nothing else follows an end.

@@ -50,6 +50,7 @@ class JobFilter:
     task_number: int | None = None
     created_by: str | None = None
     failure_class: str | None = None
+    failure_code: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
     search: str | None = None  # part of a container's, algorithm's or scan's name, or one of the job's numbers
@@ -87,6 +88,8 @@ class Jobs:
                 filters.append(column == value)
         if f.failure_class:
             filters.append(j.failure["class"].as_string() == f.failure_class)
+        if f.failure_code:
+            filters.append(j.failure["code"].as_string() == f.failure_code)
         if f.created_after:
             filters.append(j.created_at >= f.created_after)
         if f.created_before:

@@ -234,6 +234,15 @@ class Overview:
             )
             return {str(kind): int(count) for kind, count in conn.execute(query)}
 
+    def queue_positions(self, job_ids: Collection[int]) -> dict[int, int]:
+        """Return the place in the queue, from 1, of those of the jobs that are queued."""
+        j = t.jobs.c
+        rank = sa.func.row_number().over(order_by=(j.priority, j.id)).label("rank")
+        queue = sa.select(j.id, rank).where(sa.text(f"state = '{JobState.QUEUED}'")).subquery()
+        with self._db.read() as conn:
+            rows = conn.execute(sa.select(queue).where(queue.c.id.in_(list(job_ids))))
+            return {r.id: r.rank for r in rows}
+
     def usage(self, since: datetime, company_id: int | None = None) -> list[Usage]:
         """Return what companies used since then, the largest first; jobs that run still count up to now."""
         j, now = t.jobs.c, datetime.now(UTC)

@@ -13,7 +13,7 @@ help:  ## list what there is
 setup: $(VENV)/.ready  ## install system packages that are missing, and the locked Python packages into .venv
 	@.ci/system-packages
 
-$(VENV)/.ready: requirements.lock pyproject.toml .ci/python-packages .ci/uv.lock
+$(VENV)/.ready: requirements.lock pyproject.toml .ci/python-packages .ci/uv.txt
 	@.ci/system-packages
 	@PYTHON="$(PYTHON)" .ci/python-packages $(VENV)
 	@touch $@
@@ -47,7 +47,7 @@ bench: setup  ## list the benchmarks, or run one (ARGS="jobs --json")
 lock:  ## resolve the dependencies anew into requirements.lock, without naming a registry
 	@uv pip compile pyproject.toml --extra demo --group dev --universal --generate-hashes --no-emit-index-url \
 		--no-header --quiet -o requirements.lock
-	@echo uv | uv pip compile - --universal --generate-hashes --no-emit-index-url --no-header --quiet -o .ci/uv.lock
+	@echo uv | uv pip compile - --universal --generate-hashes --no-emit-index-url --no-header --quiet -o .ci/uv.txt
 
 clean:  ## remove .venv and every cache
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist demo-output

@@ -78,3 +78,11 @@ def _free_port(port: int, taken: set[int]) -> int | None:
         if port:
             return None
     return None
+
+
+def any_free_port() -> int:
+    """Return a port of loopback that nobody listens on now."""
+    port = _free_port(0, set())
+    if port is None:
+        raise ConflictError("this machine has no free port")
+    return port

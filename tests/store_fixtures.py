@@ -39,7 +39,7 @@ def vault() -> Vault:
 
 
 @cache
-def _migrated() -> bytes:
+def migrated_sqlite() -> bytes:
     """Return the file of a migrated SQLite database: copying it takes a tenth of migrating."""
     with tempfile.TemporaryDirectory() as folder:
         db = Database(f"sqlite:///{folder}/mhs.db", vault())
@@ -51,7 +51,7 @@ def _migrated() -> bytes:
 @contextmanager
 def sqlite_db(folder: Path) -> Iterator[Database]:
     """Return a fresh, migrated SQLite database."""
-    (folder / "mhs.db").write_bytes(_migrated())
+    (folder / "mhs.db").write_bytes(migrated_sqlite())
     db = Database(f"sqlite:///{folder}/mhs.db", vault())
     try:
         yield db

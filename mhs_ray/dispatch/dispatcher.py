@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -22,6 +23,7 @@ from mhs_ray.services.core import Core
 log = logging.getLogger(__name__)
 
 _BATCH: Final = 32
+_LOST_MEND: Final = "rerun the job once the cluster is well; the node's own log says what happened to it"
 
 AttemptKey = tuple[int, int]
 """(job id, attempt number)."""
@@ -75,7 +77,8 @@ class Dispatcher:
             self._cluster.launch(key, job_label(job), job.instance_type)
         except Exception as error:
             log.exception("job %s: launching attempt %s failed", job.id, job.attempt)
-            failure = Failure(FailureCode.INTERNAL, f"the attempt could not be launched: {type(error).__name__}", "")
+            cause = f"the attempt could not be launched: {type(error).__name__}"
+            failure = Failure(FailureCode.INTERNAL, cause, "look at the dispatcher's log, then rerun the job")
             self.settle(key, Outcome(None, failure, {}))
 
     def order(self, key: AttemptKey, node: str) -> AttemptOrder | None:
@@ -84,7 +87,8 @@ class Dispatcher:
         if job.attempt != key[1] or not job.state.is_active:
             return None
         change = self._jobs.transition(job.id, JobEvent.PLACED, attempt=key[1], node=node)
-        return make_order(self._core, job) if change.after.is_active else None
+        # It may have been cancelled, or given up and claimed anew, since it was looked up.
+        return make_order(self._core, job) if change.after.is_active and change.attempt == key[1] else None
 
     def started(self, key: AttemptKey) -> None:
         """Take in that the container's process runs."""
@@ -114,6 +118,11 @@ class Dispatcher:
                 memory_peak_bytes=outcome.resources.get("memory_peak_bytes"),
                 time_limit_s=row.time_limit_s,
             )
+            if failure is not None and ended.stopped and not ended.timed_out:
+                # The job is wanted, else its state were final: we stopped it, so its exit code is not the model's.
+                failure = replace(
+                    failure, code=FailureCode.NODE_LOST, cause="the platform stopped the container", mend=_LOST_MEND
+                )
             if failure is not None and failure.code is FailureCode.TIME_LIMIT:
                 self._jobs.transition(
                     job_id, JobEvent.TIMED_OUT, attempt=attempt, failure=failure, resources=outcome.resources
@@ -136,6 +145,8 @@ class Dispatcher:
         has_results, _ = self._core.jobs.results.standing(job_id)
         delay = None if has_results else self._retry_delay(job_id, attempt, failure)
         if delay is None:
+            if has_results and failure.failure_class is FailureClass.PLATFORM:
+                failure = replace(failure, cause=f"{failure.cause}; the results that it had posted were kept")
             self._jobs.transition(
                 job_id, JobEvent.FAILED, attempt=attempt, failure=failure, resources=outcome.resources
             )
@@ -171,7 +182,7 @@ class Dispatcher:
 
     def lost(self, key: AttemptKey, what: str) -> None:
         """Take in that an attempt is gone without a word: its node or its process died."""
-        failure = Failure(FailureCode.NODE_LOST, what, "nothing to do: it runs again elsewhere")
+        failure = Failure(FailureCode.NODE_LOST, what, _LOST_MEND)
         self.settle(key, Outcome(None, failure, {}))
 
     def reconcile(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,8 +13,11 @@ from mhs_ray.domain.errors import Fault, InvalidInputError, NotFoundError
 from mhs_ray.domain.ids import OWN_IDS_FROM
 from mhs_ray.domain.models import Priority, Provider, ScanStatus, Task
 from mhs_ray.domain.states import JobState
+from mhs_ray.results.outbox import token_ends
+from mhs_ray.slides.presigned import expires_at
 from mhs_ray.store.sql import tables as t
 from mhs_ray.store.sql.database import Database, Lock
+from mhs_ray.store.sql.deliveries import renew_token
 from mhs_ray.store.sql.scans import insert_scan
 from mhs_ray.store.sql.scope import Page, Scoped
 
@@ -76,6 +80,7 @@ class Tasks:
         if s.number is not None:
             known = conn.execute(sa.select(t.tasks).where(scope.where(t.tasks), t.tasks.c.number == s.number)).first()
             if known is not None:
+                self._renew(conn, known, s)
                 return Submitted(_task(known), self._job_ids(conn, known.id), created=False)
         algorithm, container, image = self._resolve(scope, s)
         scan_rows = self._scans(scope, s)
@@ -100,15 +105,48 @@ class Tasks:
                 "env": container.env, "slide": self._db.vault.seal({"urls": list(urls)} if urls else {}),
                 "retry_exit_codes": container.retry_exit_codes, "max_model_retries": container.max_model_retries,
                 "priority": PRIORITY_RANK[s.priority], "state": JobState.QUEUED, "created_by": s.by,
+                "usable_until": usable_until(urls),
             }  # fmt: skip
             job_ids.append(insert_job(conn, job, "submitted"))
         row = conn.execute(sa.select(t.tasks).where(t.tasks.c.id == task_id)).one()
         return Submitted(_task(row), tuple(job_ids), created=True)
 
+    def _renew(self, conn: sa.Connection, known: sa.Row[Any], s: Submission) -> None:
+        """Take newer credentials of a known request: jobs that wait and results that are parked can use them."""
+        if known.origin != s.origin:
+            return
+        if s.techcyte_jwt and known.techcyte_jwt is not None:
+            old = token_ends(self._db.vault.open(known.techcyte_jwt))
+            new = token_ends(s.techcyte_jwt)
+            if old is not None and (new is None or new > old):
+                sealed = self._db.vault.seal(s.techcyte_jwt)
+                conn.execute(sa.update(t.tasks).where(t.tasks.c.id == known.id).values(techcyte_jwt=sealed))
+                renew_token(conn, known.id)
+        for wanted in s.scans:
+            until = usable_until(wanted.urls)
+            if until is None:
+                continue
+            conn.execute(
+                sa.update(t.jobs)
+                .where(
+                    t.jobs.c.task_id == known.id,
+                    t.jobs.c.state == JobState.QUEUED,
+                    t.jobs.c.usable_until < until,
+                    t.jobs.c.scan_id.in_(sa.select(t.scans.c.id).where(t.scans.c.company_id == s.company_id, t.scans.c.number == wanted.number)),
+                )
+                .values(slide=self._db.vault.seal({"urls": list(wanted.urls)}), usable_until=until)
+            )
+
     def get(self, company_id: int, number: int) -> Task:
         """Return the task by the number that the contract calls it. Raises NotFoundError."""
         with self._db.read() as conn:
             return _task(task_row(Scoped(conn, company_id), number))
+
+    def request(self, company_id: int, number: int) -> Mapping[str, Any]:
+        """Return what else came along with a task: stains, who it was assigned to."""
+        with self._db.read() as conn:
+            kept: Mapping[str, Any] = task_row(Scoped(conn, company_id), number).request
+            return kept
 
     def page(
         self, company_id: int, *, cursor: str | None, limit: int, algorithm_id: int | None, origin: str | None
@@ -183,6 +221,11 @@ class Tasks:
         if faults:
             raise InvalidInputError(faults)
         return found
+
+
+def usable_until(urls: Sequence[str]) -> datetime | None:
+    """Return when the first of a slide's presigned URLs ends, None when none of them says."""
+    return min((end for url in urls if (end := expires_at(url)) is not None), default=None)
 
 
 def task_row(scope: Scoped, number: int) -> sa.Row[Any]:

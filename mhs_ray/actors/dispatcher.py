@@ -22,7 +22,7 @@ from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.logs import configure_logging
-from mhs_ray.services.core import build_core
+from mhs_ray.services.core import build_core, build_courier
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,9 @@ class DispatcherShell:
         self._wake = asyncio.Event()
         self._waiting: dict[AttemptKey, asyncio.Task[None]] = {}
         self._main: asyncio.Task[None] | None = None
+        self._courier = build_courier(self._core)
+        if self._courier is not None:
+            self._courier.start()
         begin_soon(DISPATCHER)
 
     async def begin(self) -> None:
@@ -63,6 +66,8 @@ class DispatcherShell:
         """Look at the queue now: something was committed, cancelled or rerun."""
         await self.begin()
         self._wake.set()
+        if self._courier is not None:
+            self._courier.wake()
 
     async def active(self) -> list[AttemptKey]:
         """Return the attempts that are wanted now, for a node's sweep."""

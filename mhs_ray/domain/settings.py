@@ -88,6 +88,27 @@ class SlideSettings(_Section):
     path_roots: tuple[Path, ...] = ()  # where scans may be registered by path; embedded: everywhere
 
 
+class TechcyteSettings(_Section):
+    """Where results of Techcyte's tasks go. host: as in the contract's HOST; without it nothing is delivered.
+
+    base_url: instead of ``https://api.{host}``, for tests. ca: a bundle to trust instead of the system's.
+    settle: a request that was never answered may still be stored for so long.
+    """
+
+    host: str | None = Field(None, pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,240}[A-Za-z0-9])?(:[0-9]{1,5})?$")
+    base_url: str | None = None
+    ca: Path | None = None
+    timeout: timedelta = timedelta(seconds=60)
+    backoff: timedelta = timedelta(seconds=2)
+    backoff_max: timedelta = timedelta(minutes=5)
+    settle: timedelta = timedelta(seconds=60)
+
+    @property
+    def url(self) -> str | None:
+        """The base of Techcyte's API, None where nothing is delivered."""
+        return self.base_url or (f"https://api.{self.host}" if self.host else None)
+
+
 class ClusterSettings(_Section):
     """How jobs find a node.
 
@@ -128,6 +149,7 @@ class Settings(BaseSettings):
     jobs: JobSettings = JobSettings()
     slides: SlideSettings = SlideSettings()
     cluster: ClusterSettings = ClusterSettings()
+    techcyte: TechcyteSettings = TechcyteSettings()
 
     @property
     def sql_url(self) -> str:

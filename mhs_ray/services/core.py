@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from mhs_ray.auth.clients import ClientVerifier, hash_secret
 from mhs_ray.auth.tokens import Tokens
@@ -17,7 +18,10 @@ from mhs_ray.registry.distribution import DistributionRegistry
 from mhs_ray.registry.keys import RegistryKeys
 from mhs_ray.registry.scanner import Scanner
 from mhs_ray.registry.tokens import RegistryTokens
+from mhs_ray.results.outbox import Pace
+from mhs_ray.results.techcyte import TechcyteHttp
 from mhs_ray.services.containers import AlgorithmService, ContainerService
+from mhs_ray.services.delivery import Courier, DeliveryService
 from mhs_ray.services.gateway import GatewayService
 from mhs_ray.services.images import ImageService
 from mhs_ray.services.jobs import JobService
@@ -26,6 +30,7 @@ from mhs_ray.services.scans import ScanService
 from mhs_ray.store.sql.clients import Clients
 from mhs_ray.store.sql.containers import Algorithms, Containers
 from mhs_ray.store.sql.database import Database
+from mhs_ray.store.sql.deliveries import Deliveries
 from mhs_ray.store.sql.images import Images
 from mhs_ray.store.sql.jobs import Jobs
 from mhs_ray.store.sql.results import Results
@@ -55,6 +60,7 @@ class Core:
     tasks: Tasks
     jobs: JobService
     gateway: GatewayService
+    deliveries: DeliveryService
 
 
 def open_database(settings: Settings, keys: Keys) -> Database:
@@ -104,5 +110,16 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
         scans=ScanService(Scans(db), blobs, url_policy(settings, endpoints)),
         tasks=Tasks(db),
         jobs=JobService(jobs, results, blobs, wake),
-        gateway=GatewayService(results, blobs),
+        gateway=GatewayService(results, blobs, wake),
+        deliveries=DeliveryService(Deliveries(db), wake),
     )
+
+
+def build_courier(core: Core) -> Courier | None:
+    """Return what delivers to Techcyte, None where the settings name no host to deliver to."""
+    settings = core.settings.techcyte
+    if settings.url is None:
+        return None
+    client = TechcyteHttp(settings.url, ca=settings.ca, timeout=settings.timeout, deadline=timedelta(minutes=30))
+    pace = Pace(settings.backoff, settings.backoff_max, settings.settle)
+    return Courier(core.deliveries.deliveries, core.blobs, client, pace)

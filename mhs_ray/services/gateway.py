@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,11 +20,15 @@ from mhs_ray.store.sql.results import NewResult, Poster, Results
 
 
 class GatewayService:
-    """Every call names who posts: an attempt's token, or a client of the company for local testing."""
+    """Every call names who posts: an attempt's token, or a client of the company for local testing.
 
-    def __init__(self, results: Results, blobs: BlobStore) -> None:
+    wake: tells the courier that something may be there to deliver; must not block.
+    """
+
+    def __init__(self, results: Results, blobs: BlobStore, wake: Callable[[], None] = lambda: None) -> None:
         self._results = results
         self._blobs = blobs
+        self._wake = wake
 
     def authorize(self, who: AttemptIdentity | Principal, task_id: str) -> Poster:
         """Return who posts for which task. Raises ForbiddenError for a token of another task."""
@@ -51,12 +56,15 @@ class GatewayService:
             raise
         # Blobs first, by content: a row never names what is not there, and doing it twice changes nothing.
         new = [self._new(poster, scan) for scan in parsed.scans]
-        return self._results.store(poster, parsed.case_results, new)
+        stored = self._results.store(poster, parsed.case_results, new)
+        self._wake()
+        return stored
 
     def patch_case(self, poster: Poster, body: bytes) -> None:
         """Set triage fields of the case. Raises InvalidInputError."""
         patch = parse_case_patch(body)
         self._results.patch_case(poster, {k: v for k, v in asdict(patch).items() if v is not None})
+        self._wake()
 
     def evaluations(self, poster: Poster) -> list[dict[str, Any]]:
         """Return every evaluation of the task's case in the contract's words."""
@@ -81,8 +89,15 @@ class GatewayService:
             report=scan.results,
             external_url=scan.external_url,
             qc_fail_reasons=scan.qc_fail_reasons,
-            workflow=scan.workflow,
+            workflow=_workflow(scan),
             summary=scan_summary(scan),
             geojson_key=key,
             features=scan.geojson.count if scan.geojson else 0,
         )
+
+
+def _workflow(scan: ScanResult) -> Mapping[str, Any] | None:
+    """Return the workflow with its report, also where that was posted beside it."""
+    if scan.report is None or (scan.workflow or {}).get("report") is not None:
+        return scan.workflow
+    return {**(scan.workflow or {}), "report": scan.report}

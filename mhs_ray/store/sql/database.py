@@ -26,6 +26,7 @@ class Lock(IntEnum):
     CLAIM = 7238402
     SUBMIT = 7238403  # tasks and the scans they bring; one lock, so that batches cannot deadlock
     CLIENTS = 7238404
+    DELIVER = 7238410
 
 
 class Database:

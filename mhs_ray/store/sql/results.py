@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,8 +12,10 @@ import sqlalchemy as sa
 
 from mhs_ray.domain.errors import ForbiddenError, NotFoundError
 from mhs_ray.domain.states import JobState
+from mhs_ray.results.jsonwalk import canonical
 from mhs_ray.store.sql import tables as t
 from mhs_ray.store.sql.database import Database
+from mhs_ray.store.sql.deliveries import put_case_results, put_result, put_triage
 from mhs_ray.store.sql.scope import Scoped
 from mhs_ray.store.sql.tasks import task_row
 
@@ -125,6 +128,7 @@ class Results:
             posting = self._posting(conn, poster, lock=True)
             if posting.stored_before:
                 return 0
+            task = _techcytes(conn, posting.task_id)
             stored = 0
             for item in new:
                 scan_id = posting.scans[item.scan_number]
@@ -135,7 +139,7 @@ class Results:
                 if conn.execute(known).first() is not None:
                     continue
                 stored += 1
-                conn.execute(
+                key = conn.execute(
                     sa.insert(t.results).values(
                         company_id=poster.company_id, task_id=posting.task_id, scan_id=scan_id, run=run,
                         job_id=poster.job_id, attempt=poster.attempt, digest=item.digest,
@@ -144,12 +148,17 @@ class Results:
                         workflow=_plain(item.workflow), summary=dict(item.summary), geojson_key=item.geojson_key,
                         features=item.features,
                     )
-                )  # fmt: skip
+                ).inserted_primary_key  # fmt: skip
+                assert key is not None
+                if task is not None:
+                    put_result(conn, task, key[0], scan_id, run, item.digest)
             if case_results is not None and (stored or not new):
                 triage = case_results.get("triage") or {}
                 values: dict[str, Any] = {"case_results": dict(case_results)}
                 if triage:
                     values |= {"triage_category": triage.get("category"), "triage_score": triage.get("score")}
+                if not new and task is not None:
+                    put_case_results(conn, task, case_results, hashlib.sha256(canonical(case_results)).hexdigest())
                 conn.execute(sa.update(t.tasks).where(t.tasks.c.id == posting.task_id).values(**values))
             return stored
 
@@ -170,6 +179,10 @@ class Results:
             posting = self._posting(conn, poster, lock=True)
             if changes and not posting.stored_before:
                 conn.execute(sa.update(t.tasks).where(t.tasks.c.id == posting.task_id).values(**changes))
+                task = _techcytes(conn, posting.task_id)
+                if task is not None:
+                    names = {"triage_category", "triage_score"}
+                    put_triage(conn, task, {k: v for k, v in changes.items() if k in names})
 
     def of_case(self, company_id: int, task_number: int) -> list[StoredResult]:
         """Return every result of the task's case, oldest first; without a case, of the task."""
@@ -233,6 +246,12 @@ class Results:
             )
             for r in rows
         ]  # fmt: skip
+
+
+def _techcytes(conn: sa.Connection, task_id: int) -> sa.Row[Any] | None:
+    """Return the task if its results are Techcyte's to have, None otherwise."""
+    task = conn.execute(sa.select(t.tasks).where(t.tasks.c.id == task_id)).one()
+    return task if task.origin == "techcyte" and task.techcyte_jwt is not None else None
 
 
 def _plain(value: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -1,0 +1,49 @@
+"""The outbox to Techcyte: what was delivered, what is under way, and what waits for a person's word."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api import schemas as s
+from api.deps import CoreDep, CursorQuery, IdPath, LimitQuery, WhoDep, WriterDep, page_out, problems
+from mhs_ray.domain.ids import parse_id
+from mhs_ray.results.outbox import DeliveryState
+
+router = APIRouter(prefix="/v1/deliveries", tags=["deliveries"], responses=problems())
+
+
+@router.get("", summary="List deliveries to Techcyte")
+def list_deliveries(
+    core: CoreDep,
+    who: WhoDep,
+    cursor: CursorQuery = None,
+    limit: LimitQuery = 50,
+    state: Annotated[list[DeliveryState] | None, Query()] = None,
+    task_id: Annotated[str | None, Query(max_length=60)] = None,
+) -> s.PageOut[s.DeliveryOut]:
+    """Newest first. `parked` and `refused` wait for a person."""
+    number = parse_id(task_id, "task", "$.task_id") if task_id else None
+    page = core.deliveries.deliveries.page(
+        who.company_id, cursor=cursor, limit=limit, states=tuple(state or ()), task_number=number
+    )
+    return s.PageOut[s.DeliveryOut].model_validate(page_out(page.map(s.DeliveryOut.of)))
+
+
+@router.get("/{delivery_id}", summary="Show a delivery", responses=problems(404))
+def get_delivery(core: CoreDep, who: WhoDep, delivery_id: IdPath) -> s.DeliveryOut:
+    """Its state and what happened last."""
+    return s.DeliveryOut.of(core.deliveries.deliveries.get(who.company_id, delivery_id))
+
+
+@router.post("/{delivery_id}/retry", summary="Send a delivery", responses=problems(404, 409))
+def retry_delivery(core: CoreDep, who: WriterDep, delivery_id: IdPath) -> s.DeliveryOut:
+    """One that is parked, refused or discarded. Look at the case in Techcyte first: it keeps all it is sent."""
+    return s.DeliveryOut.of(core.deliveries.retry(who, delivery_id))
+
+
+@router.post("/{delivery_id}/discard", summary="Give a delivery up", responses=problems(404, 409))
+def discard_delivery(core: CoreDep, who: WriterDep, delivery_id: IdPath) -> s.DeliveryOut:
+    """One that is parked or refused. It can still be sent later."""
+    return s.DeliveryOut.of(core.deliveries.discard(who, delivery_id))

@@ -15,7 +15,7 @@ from ray import serve
 
 from api import errors
 from api.intake import Intake
-from api.routes import catalog, gateway, jobs, logs, platform, results, scans, tasks
+from api.routes import catalog, deliveries, gateway, jobs, logs, platform, results, scans, tasks
 from mhs_ray import __version__
 from mhs_ray.domain.errors import MhsError
 from mhs_ray.domain.settings import load_settings
@@ -60,7 +60,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
         openapi_url="/openapi.json", docs_url="/docs",
     )  # fmt: skip
     errors.install(app)
-    for module in (catalog, scans, tasks, jobs, logs, results, gateway, platform):
+    for module in (catalog, scans, tasks, jobs, logs, results, deliveries, gateway, platform):
         app.include_router(module.router)
     return app
 

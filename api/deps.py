@@ -43,7 +43,8 @@ def caller(request: Request, core: CoreDep) -> AttemptIdentity | Principal:
     header = request.headers.get("authorization", "")
     scheme = header[:7].lower()
     if scheme == "bearer ":
-        return core.tokens.verify(header[7:].strip())
+        holder = core.tokens.verify(header[7:].strip())
+        return holder if isinstance(holder, AttemptIdentity) else core.verifier.current(holder.client_id)
     if scheme.startswith("basic "):
         return core.verifier.verify(*basic_credentials(header))
     raise UnauthenticatedError(
@@ -80,7 +81,7 @@ LimitQuery = Annotated[int, Query(ge=1, le=500, description="items per page")]
 async def read_body(request: Request, limit: int) -> bytes:
     """Return the whole body. Raises TooLargeError beyond `limit` bytes, at once where the length is told."""
     told = request.headers.get("content-length")
-    if told and told.isdigit() and int(told) > limit:
+    if told and told.isascii() and told.isdigit() and int(told[:20]) > limit:
         raise TooLargeError(f"the body has {told} bytes; at most {limit} are taken")
     body = bytearray()
     async for piece in request.stream():

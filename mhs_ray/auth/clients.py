@@ -18,7 +18,8 @@ from mhs_ray.domain.models import Principal
 from mhs_ray.store.sql.clients import Clients
 
 _HASHER: Final = PasswordHasher()
-_REMEMBER_S: Final = 60.0  # how long a verified secret, or a revocation, may lag
+_REMEMBER_S: Final = 60.0  # how long a revocation, a new role or a new secret may lag
+_MAX_REMEMBERED: Final = 10_000
 _WRONG: Final = "the client id or the client secret is wrong, or the client was revoked"
 
 
@@ -40,10 +41,13 @@ class ClientVerifier:
         self._clients = clients
         self._pepper = os.urandom(32)
         self._known: dict[str, tuple[bytes, float, Principal]] = {}
+        self._alive: dict[str, tuple[float, Principal]] = {}
         self._lock = threading.Lock()
 
     def verify(self, client_id: str, secret: str) -> Principal:
         """Return who this is. Raises UnauthenticatedError, the same for every cause."""
+        if "\x00" in client_id:
+            raise UnauthenticatedError(_WRONG)
         digest = hmac.digest(self._pepper, f"{client_id}\0{secret}".encode(), hashlib.sha256)
         known = self._known.get(client_id)
         if known and known[1] > time.monotonic() and hmac.compare_digest(known[0], digest):
@@ -58,7 +62,24 @@ class ClientVerifier:
             raise UnauthenticatedError(_WRONG) from None
         self._clients.used(client_id)
         with self._lock:
-            if len(self._known) > 10_000:
+            if len(self._known) > _MAX_REMEMBERED:
                 self._known.clear()
             self._known[client_id] = (digest, time.monotonic() + _REMEMBER_S, principal)
         return principal
+
+    def current(self, client_id: str) -> Principal:
+        """Return what a client that holds a token of ours is now: its role may have changed since it was issued.
+
+        Raises UnauthenticatedError when it was revoked, or its company switched off.
+        """
+        known = self._alive.get(client_id)
+        if known and known[0] > time.monotonic():
+            return known[1]
+        found = self._clients.lookup(client_id)
+        if found is None:
+            raise UnauthenticatedError("the client that this token was issued to was revoked")
+        with self._lock:
+            if len(self._alive) > _MAX_REMEMBERED:
+                self._alive.clear()
+            self._alive[client_id] = (time.monotonic() + _REMEMBER_S, found[0])
+        return found[0]

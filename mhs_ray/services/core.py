@@ -76,7 +76,7 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
     db = open_database(settings, keys)
     clients = Clients(db)
     if clients.lookup(keys.client_id) is None:
-        clients.put(
+        clients.add(
             keys.client_id, clients.ensure_company("local"), "local", Role.LAB_ADMIN, hash_secret(keys.client_secret)
         )
     blobs = open_blobs(settings, endpoints, keys)

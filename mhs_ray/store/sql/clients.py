@@ -40,6 +40,16 @@ class Clients:
                 )
             )
 
+    def add(self, client_id: str, company_id: int, name: str, role: Role, secret_hash: str) -> bool:
+        """Store a client unless there is, or was, one of that id; returns whether it is new. A revoked one stays so."""
+        with self._db.write() as conn:
+            self._db.lock(conn, Lock.CLIENTS)
+            if conn.execute(sa.select(t.clients.c.id).where(t.clients.c.id == client_id)).first() is not None:
+                return False
+            values = {"company_id": company_id, "name": name, "role": role, "secret_hash": secret_hash}
+            conn.execute(sa.insert(t.clients).values(id=client_id, **values))
+            return True
+
     def lookup(self, client_id: str) -> tuple[Principal, str] | None:
         """Return a live client and the hash of its secret, None when there is none."""
         with self._db.read() as conn:

@@ -80,35 +80,44 @@ def _run(settings: Settings, slide: str | None, keep: bool, base_image: str | No
     from mhs_ray.platform import up as platform
 
     steps = _Steps(time.monotonic())
-    with ExitStack() as cleanup:
+    with ExitStack() as undo:  # whatever goes wrong, even with --keep: what was not running before does not run after
         was_running = is_running(settings)
-        settings = _with_docker(settings, cleanup, keep)
+        settings = _with_docker(settings, undo)
         steps.next("the platform runs already" if was_running else "starting the platform")
-        if not (keep or was_running):
-            cleanup.callback(platform.down, settings, output.note)
+        if not was_running:
+            undo.callback(platform.down, settings, output.note)
         platform.up(settings, output.note)
-        mhs = cleanup.enter_context(connect_home(settings))
-        steps.next("making the slide" if slide is None else f"the slide is {_shown(slide)}")
-        where = slide or str(_slide(settings))
-        steps.next("building the template's image")
-        engine = _build(settings, base_image)
-        steps.next("pushing it to the platform's registry")
-        image = push_image(mhs, _image(mhs), LOCAL_IMAGE)
-        document: dict[str, Any] = {"job": None, "results": None, "image": image["current"], "engine": engine}
-        if image["status"] != "uploaded" or image["current"] is None:
-            return {**document, "failure_message": image["failure_message"]}
-        steps.next("running it on the slide")
-        scan = add_scan(mhs, where, upload=False)
-        algorithm = _algorithm(mhs, image["id"])
-        done = mhs.submit(scan_ids=[scan["id"]], algorithm_id=algorithm, description="mhs demo")
-        job = story.watch(mhs, done["job_ids"][0], log_lines=True)
-        document |= {"job": job, "events": mhs.job_events(job["id"])}
-        steps.next("collecting")
-        document |= _collect(mhs, settings, job, where, folder)
+        with connect_home(settings) as mhs:
+            document = _model(mhs, settings, steps, slide, base_image, folder)
+        if keep:
+            undo.pop_all()
     return {**document, "seconds": round(time.monotonic() - steps.began, 1)}
 
 
-def _with_docker(settings: Settings, cleanup: ExitStack, keep: bool) -> Settings:
+def _model(
+    mhs: Client, settings: Settings, steps: _Steps, slide: str | None, base_image: str | None, folder: Path
+) -> dict[str, Any]:
+    """Build, push, run, collect; `job` is None when the image was refused."""
+    steps.next("making the slide" if slide is None else f"the slide is {_shown(slide)}")
+    where = slide or str(_slide(settings))
+    steps.next("building the template's image")
+    engine = _build(settings, base_image)
+    steps.next("pushing it to the platform's registry")
+    image = push_image(mhs, _image(mhs), LOCAL_IMAGE)
+    document: dict[str, Any] = {"job": None, "results": None, "image": image["current"], "engine": engine}
+    if image["status"] != "uploaded" or image["current"] is None:
+        return {**document, "failure_message": image["failure_message"]}
+    steps.next("running it on the slide")
+    scan = add_scan(mhs, where, upload=False)
+    algorithm = _algorithm(mhs, image["id"])
+    done = mhs.submit(scan_ids=[scan["id"]], algorithm_id=algorithm, description="mhs demo")
+    job = story.watch(mhs, done["job_ids"][0], log_lines=True)
+    steps.next("collecting")
+    events = mhs.job_events(job["id"])
+    return {**document, "job": job, "events": events, **_collect(mhs, settings, job, where, folder)}
+
+
+def _with_docker(settings: Settings, undo: ExitStack) -> Settings:
     """Return settings that name a Docker daemon of our own where Docker is wanted and does not run."""
     from mhs_ray.platform import dockerd
 
@@ -117,10 +126,7 @@ def _with_docker(settings: Settings, cleanup: ExitStack, keep: bool) -> Settings
         return settings
     output.note("no Docker daemon runs here: starting one for the demo")
     daemon = dockerd.start(settings)
-    if keep:
-        output.note(f"to use it yourself: export MHS_ENGINE=docker MHS_DOCKER_HOST={daemon.host}")
-    else:
-        cleanup.callback(dockerd.stop, settings)
+    undo.callback(dockerd.stop, settings)
     return use_docker_host(settings, daemon.host)
 
 

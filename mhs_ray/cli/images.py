@@ -163,4 +163,7 @@ def push_image(mhs: Client, image_id: int, local_image: str) -> w.Image:
     tools.tag(local_image, target)
     output.note(f"{engine.name} pushes {target}")
     digest = tools.push(target, access["username"], access["password"], tls=access["tls"])
-    return mhs.wait_for_image(before, digest, on_status=lambda status: output.note(f"image {image_id}: {status}"))
+    image = mhs.wait_for_image(before, digest, on_status=lambda status: output.note(f"image {image_id}: {status}"))
+    if image["status"] == before["status"]:
+        output.note(f"image {image_id}: {image['status']}, as before")
+    return image

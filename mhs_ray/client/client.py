@@ -135,7 +135,7 @@ class Client:
         status. A push of what is known already changes nothing: after 40 s without change the image is returned as is.
         """
         began = time.monotonic()
-        told = ""
+        told = before["status"]
         while True:
             image = self.image(before["id"])
             if image["status"] != told:

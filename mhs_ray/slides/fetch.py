@@ -163,9 +163,10 @@ def revalidate(
 
 def client(policy: UrlPolicy, limits: FetchLimits, tls: ssl.SSLContext | None = None) -> httpx.Client:
     """Return an HTTP client under `policy`; it follows no redirect by itself and uses no proxy."""
+    stall_s = min(limits.stall_s, limits.deadline_s)  # a host that says nothing must not hold us beyond the deadline
     return httpx.Client(
-        transport=GuardedTransport(policy, Pace(limits.stall_s, limits.stall_min_bytes), tls),
-        timeout=httpx.Timeout(limits.stall_s, connect=limits.connect_s),
+        transport=GuardedTransport(policy, Pace(stall_s, limits.stall_min_bytes), tls),
+        timeout=httpx.Timeout(stall_s, connect=limits.connect_s),
         follow_redirects=False,
         trust_env=False,
         headers={"Accept-Encoding": "identity", "User-Agent": "mhs-ray"},

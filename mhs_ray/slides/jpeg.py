@@ -39,19 +39,26 @@ class TileDecoding:
         if tables:
             if tables[:2] != _SOI:
                 raise SlideError("unreadable", "a JPEGTables tag does not start as JPEG does")
-            body, _ = _segments(tables.removesuffix(_EOI) + b"\xff\xda", "a JPEGTables tag")
+            body, _, _ = _segments(tables.removesuffix(_EOI) + b"\xff\xda", "a JPEGTables tag")
             self._prefix += body
+        self._last: tuple[bytes, bytes, JpegHead] | None = None  # a stored head, what becomes of it, its facts
 
     def complete(self, tile: bytes) -> tuple[bytes, JpegHead]:
         """Return `tile` as a whole stream, and its size. Raises SlideError (``unreadable``) when it is no JPEG."""
-        body, head = _segments(tile, "a tile")
+        last = self._last  # all tiles of a scanner begin alike, so their heads are taken apart once
+        if last is not None and tile.startswith(last[0]):
+            return last[1] + tile[len(last[0]) :], last[2]
+        body, head, scan = _segments(tile, "a tile")
         if head is None:
             raise SlideError("unreadable", "a JPEG tile has no frame header")
-        return self._prefix + body, head
+        stream = self._prefix + body
+        if scan + 2 < len(tile):
+            self._last = (tile[: scan + 2], stream[: len(stream) - (len(tile) - scan - 2)], head)
+        return stream, head
 
 
-def _segments(data: bytes, what: str) -> tuple[bytes, JpegHead | None]:
-    """Return `data` without SOI, APP0 and APP14, scan included, and the frame header when there is one."""
+def _segments(data: bytes, what: str) -> tuple[bytes, JpegHead | None, int]:
+    """Return `data` without SOI, APP0 and APP14, scan included, the frame header if any, and where the scan begins."""
     if data[:2] != _SOI:
         raise SlideError("unreadable", f"{what} is no JPEG")
     kept: list[bytes] = []
@@ -67,7 +74,7 @@ def _segments(data: bytes, what: str) -> tuple[bytes, JpegHead | None]:
         if marker == _SOS:
             if at + 2 < len(data):
                 kept.append(data[at:])
-            return b"".join(kept), head
+            return b"".join(kept), head, at
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         segment = data[at : at + 2 + length]
         if length < 2 or len(segment) != 2 + length:

@@ -6,15 +6,15 @@ with 64-bit directory pointers). Facts: TIFF 6.0; the BigTIFF design; OpenSlide'
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mhs_ray.domain.errors import SlideError
+from mhs_ray.slides.bytesource import ByteSource, LocalFile
 
 MAX_PAGES: Final = 2_000
 MAX_ENTRIES: Final = 2_000
@@ -41,11 +41,16 @@ SUBFILE, WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 254, 256, 
 STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_COUNTS, PLANAR = 273, 277, 278, 279, 284
 TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_COUNTS, SUB_IFDS = 322, 323, 324, 325, 330
 JPEG_TABLES, SUBSAMPLING, NDPI_FORMAT = 347, 530, 65420
+FILL_ORDER, ORIENTATION, PREDICTOR, EXTRA_SAMPLES, SAMPLE_FORMAT, ICC, DEPTH = 266, 274, 317, 338, 339, 34675, 32997
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+_ICC_BYTES: Final = 8 << 20
 
 _WANTED: Final = frozenset(
     {
         SUBFILE, WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP,
         STRIP_COUNTS, PLANAR, TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_COUNTS, SUB_IFDS, JPEG_TABLES, SUBSAMPLING,
+        FILL_ORDER, ORIENTATION, PREDICTOR, EXTRA_SAMPLES, SAMPLE_FORMAT, DEPTH,
+        X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT,
     }
 )  # fmt: skip
 
@@ -54,7 +59,9 @@ _WANTED: Final = frozenset(
 class TiffPage:
     """One directory. offsets, byte_counts: of its tiles (or strips) in row-major order; a count of 0 is a sparse tile.
 
-    tile_width, tile_height: of a strip page, the page's width and the rows per strip.
+    tile_width, tile_height: of a strip page, the page's width and the rows per strip. is_plain: unsigned samples, in
+    the usual order, upright, without alpha or depth. resolution: x and y in pixels per `resolution_unit` (2 inch,
+    3 cm). icc: offset and length of the profile. in_chain: in the main chain of directories, not a SubIFD.
     """
 
     index: int
@@ -74,6 +81,12 @@ class TiffPage:
     jpeg_tables: bytes | None
     offsets: NDArray[np.uint64]
     byte_counts: NDArray[np.uint64]
+    is_plain: bool = True
+    predictor: int = 1
+    resolution: tuple[float, float] | None = None
+    resolution_unit: int = 2
+    icc: tuple[int, int] | None = None
+    in_chain: bool = True
 
     @property
     def tiles_across(self) -> int:
@@ -104,14 +117,22 @@ class TiffLayout:
 
 def read_layout(path: Path) -> TiffLayout:
     """Read the directories of `path`. Raises SlideError: ``truncated``, ``unreadable``, ``bomb``, ``not-a-slide``."""
-    with path.open("rb") as file:
-        return _Parser(file, path.name).parse()
+    file = LocalFile(path)
+    try:
+        return parse_layout(file)
+    finally:
+        file.close()
+
+
+def parse_layout(source: ByteSource) -> TiffLayout:
+    """Read the directories of `source`; see `read_layout`."""
+    return _Parser(source).parse()
 
 
 class _Parser:
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file, self._name = file, name
-        self._size = os.fstat(file.fileno()).st_size
+    def __init__(self, source: ByteSource) -> None:
+        self._file, self._name = source, source.name
+        self._size = source.size
         self._ndpi = False
 
     def parse(self) -> TiffLayout:
@@ -135,13 +156,15 @@ class _Parser:
             subs += sub
             offset = offset_next
         for sub_offset in subs:
-            page, _, _ = self._directory(sub_offset, len(pages), seen)
+            page, _, _ = self._directory(sub_offset, len(pages), seen, in_chain=False)
             pages.append(page)
         if not pages:
             raise SlideError("truncated", f"{self._name} has a TIFF header but no images; its upload was cut off")
         return TiffLayout(self._size, order == ">", self._big, self._ndpi, tuple(pages))
 
-    def _directory(self, offset: int, index: int, seen: set[int]) -> tuple[TiffPage, int, list[int]]:
+    def _directory(
+        self, offset: int, index: int, seen: set[int], *, in_chain: bool = True
+    ) -> tuple[TiffPage, int, list[int]]:
         if offset in seen:
             raise SlideError("unreadable", f"{self._name} is damaged: its image directories form a loop")
         seen.add(offset)
@@ -164,11 +187,16 @@ class _Parser:
             tags[tag] = entry[12:20] if self._big else entry[8:12]
         pointer_bytes = 8 if self._big or self._ndpi else 4
         following = self._read(offset + count_bytes + len(body), pointer_bytes, what)
-        page, sub = self._page(offset, index, tags, kinds)
+        page, sub = self._page(offset, index, tags, kinds, in_chain)
         return page, self._int(following), sub
 
     def _page(
-        self, offset: int, index: int, tags: dict[int, bytes], kinds: dict[int, tuple[int, int]]
+        self,
+        offset: int,
+        index: int,
+        tags: dict[int, bytes],
+        kinds: dict[int, tuple[int, int]],
+        in_chain: bool,
     ) -> tuple[TiffPage, list[int]]:
         values: dict[int, NDArray[np.uint64]] = {}
         raw: dict[int, bytes] = {}
@@ -219,8 +247,36 @@ class _Parser:
             jpeg_tables=raw.get(JPEG_TABLES),
             offsets=offsets,
             byte_counts=values.get(TILE_COUNTS if tiled else STRIP_COUNTS, none),
+            is_plain=(one(FILL_ORDER, 1), one(ORIENTATION, 1), one(DEPTH, 1)) == (1, 1, 1)
+            and set(many(SAMPLE_FORMAT, (1,))) == {1}
+            and EXTRA_SAMPLES not in values,
+            predictor=one(PREDICTOR, 1),
+            resolution=self._resolution(raw, kinds),
+            resolution_unit=one(RESOLUTION_UNIT, 2),
+            icc=self._blob(tags, kinds, ICC),
+            in_chain=in_chain,
         )
         return page, [int(v) for v in values.get(SUB_IFDS, none)[:_SCALAR_VALUES]]
+
+    def _resolution(self, raw: dict[int, bytes], kinds: dict[int, tuple[int, int]]) -> tuple[float, float] | None:
+        found = []
+        for tag in (X_RESOLUTION, Y_RESOLUTION):
+            data = raw.get(tag, b"")
+            if kinds.get(tag, (0, 0))[0] != 5 or len(data) < 8:
+                return None
+            above, below = self._int(data[:4]), self._int(data[4:8])
+            if not above or not below:
+                return None
+            found.append(above / below)
+        return found[0], found[1]
+
+    def _blob(self, tags: dict[int, bytes], kinds: dict[int, tuple[int, int]], tag: int) -> tuple[int, int] | None:
+        """Return where a long value lies, without reading it; None when it is absent, tiny or absurd."""
+        kind, count = kinds.get(tag, (0, 0))
+        inline = 8 if self._big else 4
+        if kind not in (1, 7) or self._ndpi or not inline < count <= _ICC_BYTES:
+            return None
+        return self._int(tags[tag]), count
 
     def _value(self, offset: int, index: int, tag: int, kind: int, count: int, inline: bytes) -> bytes:
         length = _ITEM_BYTES.get(kind, 1) * count
@@ -238,17 +294,13 @@ class _Parser:
         return int.from_bytes(data, "little" if self._order == "<" else "big")
 
     def _read(self, offset: int, length: int, what: str) -> bytes:
-        data = b""
-        if offset + length <= self._size:
-            self._file.seek(offset)
-            data = self._file.read(length)
-        if len(data) < length:
+        if offset + length > self._size:
             raise SlideError(
                 "truncated",
                 f"{self._name} is cut off or damaged: {what} lies at byte {offset}, but the file ends at byte "
                 f"{self._size}; upload it again",
             )
-        return data
+        return self._file.read(offset, length)
 
 
 def _ndpi_offsets(directory: int, offsets: NDArray[np.uint64]) -> NDArray[np.uint64]:

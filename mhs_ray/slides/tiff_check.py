@@ -29,12 +29,17 @@ def check_structure(path: Path, limits: StructureLimits | None = None) -> TiffLa
     Raises SlideError: ``bomb`` (absurd dimensions), ``truncated`` (names how many tiles are missing), ``unreadable``.
     """
     layout = read_layout(path)
+    check_layout(path.name, layout, limits)
+    return layout
+
+
+def check_layout(name: str, layout: TiffLayout, limits: StructureLimits | None = None) -> None:
+    """Do what `check_structure` does on a layout that was read already."""
     for page in layout.pages:
-        _check_size(path.name, page, limits or StructureLimits())
+        _check_size(name, page, limits or StructureLimits())
     for page in layout.pages:
         if not layout.ndpi:  # its offsets are guessed from 32 bits, by rules that only OpenSlide knows whole
-            _check_tiles(path.name, page, layout)
-    return layout
+            _check_tiles(name, page, layout)
 
 
 def _check_size(name: str, page: TiffPage, limits: StructureLimits) -> None:

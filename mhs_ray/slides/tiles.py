@@ -7,7 +7,7 @@ everything else goes through the slide's reader, which is the slow reference.
 from __future__ import annotations
 
 import logging
-import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +15,20 @@ from types import TracebackType
 from typing import Final, Protocol
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from mhs_ray.domain.errors import SlideError
+from mhs_ray.slides.boxes import reduce_into
+from mhs_ray.slides.bytesource import ByteSource, LocalFile
+from mhs_ray.slides.codecs import TileCodec, codec_for
 from mhs_ray.slides.geometry import Level0Point, PixelSize
-from mhs_ray.slides.jpeg import TileDecoding
 from mhs_ray.slides.reader import RGB, LevelNotFoundError, SlideFacts, SlideReader
 from mhs_ray.slides.sniff import Kind, sniff
-from mhs_ray.slides.tiff import TiffPage
-from mhs_ray.slides.tiff_check import check_structure
+from mhs_ray.slides.tiff import TiffLayout, TiffPage, parse_layout
+from mhs_ray.slides.tiff_check import check_layout
 
 log = logging.getLogger(__name__)
 
-_JPEG: Final = 7
-_RGB, _YCBCR = 2, 6
 _VENDORS: Final = frozenset({"aperio", "generic-tiff"})
 """Vendors whose tiles lie in a plain grid for OpenSlide too; others overlap, pad or rotate them."""
 
@@ -74,59 +73,117 @@ class TileSource(Protocol):
 
 def open_tiles(path: Path, reader: SlideReader) -> FastTiles:
     """Return the tiles of the slide at `path`, which `reader` has open and keeps open as long as they are used."""
+    facts = reader.facts()
+    if facts.vendor not in _VENDORS or sniff(path) is not Kind.TIFF:
+        return FastTiles(path.name, facts, reader, None, {})
+    source = LocalFile(path)
+    try:
+        layout = parse_layout(source)
+        check_layout(path.name, layout)
+        return FastTiles(path.name, facts, reader, source, fast_pages(layout, facts))
+    except BaseException:
+        source.close()
+        raise
+
+
+def fast_pages(layout: TiffLayout, facts: SlideFacts) -> dict[int, TiffPage]:
+    """Return the directories of the levels that can be read without OpenSlide, by level."""
     pages: dict[int, TiffPage] = {}
-    if sniff(path) is Kind.TIFF and reader.facts().vendor in _VENDORS:
-        layout = check_structure(path)
-        for index, level in enumerate(reader.facts().levels):
-            same = [p for p in layout.pages if p.tiled and (p.width, p.height) == (level.width, level.height)]
-            if len(same) == 1 and _is_plain_jpeg(same[0]):
-                pages[index] = same[0]
-    return FastTiles(path, reader, pages)
-
-
-def _is_plain_jpeg(page: TiffPage) -> bool:
-    return (
-        page.compression == _JPEG
-        and page.photometric in (_RGB, _YCBCR)
-        and page.samples == 3
-        and page.bits == (8, 8, 8)
-        and page.planar == 1
-    )
+    for index, level in enumerate(facts.levels):
+        same = [p for p in layout.pages if p.tiled and (p.width, p.height) == (level.width, level.height)]
+        if len(same) == 1 and codec_for(same[0]) is not None:
+            pages[index] = same[0]
+    return pages
 
 
 class FastTiles:
-    """See TileSource. Levels without a plain JPEG page, and tiles that OpenSlide makes up, are asked of the reader."""
+    """See TileSource. Levels without a page of their own, and tiles that OpenSlide makes up, are asked of the reader.
 
-    def __init__(self, path: Path, reader: SlideReader, pages: dict[int, TiffPage]) -> None:
-        self._name, self._reader, self._facts = path.name, reader, reader.facts()
-        self._pages = pages
-        self._decoding = {i: TileDecoding(p.jpeg_tables, rgb=p.photometric == _RGB) for i, p in pages.items()}
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if pages else -1
+    source: closed with this object; the reader is not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        facts: SlideFacts,
+        reader: SlideReader,
+        source: ByteSource | None,
+        pages: dict[int, TiffPage],
+    ) -> None:
+        self.name, self.facts = name, facts
+        self._reader, self._source = reader, source
+        self._pages = pages if source is not None else {}
+        self._codecs: dict[int, TileCodec] = {}
+        for index, page in list(self._pages.items()):
+            codec = codec_for(page)
+            if codec is not None:
+                self._codecs[index] = codec
+        self._scratch = threading.local()
 
     def grid(self, level: int) -> TileGrid:
         """See TileSource."""
-        return grid_of(self._name, self._facts, level, self._pages.get(level))
+        return grid_of(self.name, self.facts, level, self._pages.get(level))
 
     def is_fast(self, level: int) -> bool:
         """See TileSource."""
-        return level in self._pages
+        return level in self._codecs
+
+    def has_dct(self, level: int) -> bool:
+        """Say whether tiles of `level` can be decoded at 1/2, 1/4 and 1/8 (`decode_dct`)."""
+        codec = self._codecs.get(level)
+        return codec is not None and codec.has_dct
 
     def read_tiles(self, level: int, tiles: Sequence[tuple[int, int]], out: Batch) -> None:
         """See TileSource."""
         grid = self.grid(level)
-        check_batch(self._name, grid, tiles, out)
-        page = self._pages.get(level)
+        check_batch(self.name, grid, tiles, out)
         for index, (column, row) in enumerate(tiles):
-            if page is None:
-                self._read_slowly(level, grid, column, row, out[index])
-            else:
-                self._read_fast(level, page, grid, column, row, out[index])
+            self.decode(level, grid, column, row, out[index])
+
+    def read_region(self, origin: Level0Point, size: PixelSize, level: int) -> RGB:
+        """Return what the slide's reader gives: the slow way, and the reference."""
+        return self._reader.read_region(origin, size, level=level)
+
+    def decode(self, level: int, grid: TileGrid, column: int, row: int, out: RGB) -> None:
+        """Decode one tile of the grid into `out`, C-contiguous, without checking its shape."""
+        if not self._decode(level, grid, column, row, out, 1):
+            self._read_slowly(level, grid, column, row, out)
+
+    def decode_reduced(self, level: int, grid: TileGrid, column: int, row: int, out: RGB, factor: int) -> None:
+        """Decode one tile and write the exact mean of its factor x factor blocks to `out`."""
+        if factor == 1:
+            self.decode(level, grid, column, row, out)
+            return
+        shape = (grid.size.height, grid.size.width, 3)
+        full: RGB | None = getattr(self._scratch, "full", None)
+        if full is None or full.shape != shape:
+            full = self._scratch.full = np.empty(shape, np.uint8)
+        self.decode(level, grid, column, row, full)
+        reduce_into(full, factor, out)
+
+    def decode_dct(self, level: int, grid: TileGrid, column: int, row: int, out: RGB, factor: int) -> None:
+        """Decode one tile at 1/factor; within 38 dB (PSNR) of `decode_reduced` on stained tissue, seldom the same."""
+        if not self._decode(level, grid, column, row, out, factor):
+            self.decode_reduced(level, grid, column, row, out, factor)
+
+    def ranges(self, level: int, tiles: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return where the bytes of `tiles` lie, (offset, length) each; [] for a level that is not fast."""
+        page = self._pages.get(level)
+        if page is None:
+            return []
+        across = page.tiles_across
+        numbers = [row * across + column for column, row in tiles]
+        return [(int(page.offsets[n]), int(page.byte_counts[n])) for n in numbers if page.byte_counts[n]]
+
+    def prefetch(self, level: int, tiles: Sequence[tuple[int, int]]) -> None:
+        """Have the bytes of `tiles` brought near."""
+        if self._source is not None:
+            self._source.prefetch(self.ranges(level, tiles))
 
     def close(self) -> None:
-        """Close the file; the reader stays open."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        """Close the source; the reader stays open."""
+        if self._source is not None:
+            self._source.close()
 
     def __enter__(self) -> FastTiles:
         return self
@@ -136,33 +193,35 @@ class FastTiles:
     ) -> None:
         self.close()
 
-    def _read_fast(self, level: int, page: TiffPage, grid: TileGrid, column: int, row: int, out: RGB) -> None:
+    def _decode(self, level: int, grid: TileGrid, column: int, row: int, out: RGB, factor: int) -> bool:
+        """Return False where only OpenSlide knows what to show."""
+        codec = self._codecs.get(level)
+        if codec is None or self._source is None:
+            return False
+        page = self._pages[level]
         number = row * grid.columns + column
         count = int(page.byte_counts[number])
         if not count:  # a sparse tile; on Aperio's lower levels OpenSlide draws it from the level above
-            self._read_slowly(level, grid, column, row, out)
-            return
+            return False
+        data = self._source.read(int(page.offsets[number]), count)
         try:
-            data = os.pread(self._file, count, int(page.offsets[number]))
-            stream, head = self._decoding[level].complete(data)
-            if (head.width, head.height, head.bits) != (grid.size.width, grid.size.height, 8) or len(
-                head.sampling
-            ) != 3:
-                raise SlideError("unreadable", f"it holds {head.width} x {head.height} pixels of {head.bits} bits")
-            simplejpeg.decode_jpeg(stream, colorspace="RGB", fastdct=False, fastupsample=False, buffer=out)
+            if factor == 1:
+                codec.decode(data, out)
+            else:
+                codec.decode_dct(data, out, factor)
         except (SlideError, ValueError) as error:
             # OpenSlide forgives some faults of a stream and not others: whether this is one is for it to say.
-            log.info("tile %d, %d of level %d of %s is left to OpenSlide: %s", column, row, level, self._name, error)
-            self._read_slowly(level, grid, column, row, out)
-            return
+            log.info("tile %d, %d of level %d of %s is left to OpenSlide: %s", column, row, level, self.name, error)
+            return False
         right, bottom = page.width - column * grid.size.width, page.height - row * grid.size.height
         if right < grid.size.width:
-            out[:, right:] = self._facts.background
+            out[:, -(-right // factor) :] = self.facts.background
         if bottom < grid.size.height:
-            out[bottom:] = self._facts.background
+            out[-(-bottom // factor) :] = self.facts.background
+        return True
 
     def _read_slowly(self, level: int, grid: TileGrid, column: int, row: int, out: RGB) -> None:
-        downsample = self._facts.levels[level].downsample
+        downsample = self.facts.levels[level].downsample
         origin = Level0Point(round(column * grid.size.width * downsample), round(row * grid.size.height * downsample))
         out[:] = self._reader.read_region(origin, grid.size, level=level)
 

@@ -155,11 +155,47 @@ def test_sparse_tiles_are_background(tmp_path: Path) -> None:
     assert (out[1] == 255).all()
 
 
-def test_what_the_fast_path_cannot_read_goes_through_openslide(tmp_path: Path) -> None:
-    path = tmp_path / "lzw"
-    picture = TissueField(1024, 1024, 5).render(300, 350, 300, 300)
-    tifffile.imwrite(path, picture, tile=(128, 128), photometric="rgb", compression="lzw", metadata=None)
-    assert_identical(path, fast=False)
+@pytest.mark.parametrize("predictor", [1, 2])
+@pytest.mark.parametrize("compression", ["lzw", "deflate", None])
+def test_plain_tiles_are_openslides_own(tmp_path: Path, compression: str | None, predictor: int) -> None:
+    path = tmp_path / "plain"
+    picture = TissueField(1024, 1024, 5).render(300, 350, 300, 200)
+    tifffile.imwrite(
+        path, picture, tile=(128, 64), photometric="rgb", compression=compression, metadata=None,
+        predictor=predictor if compression else None,
+    )  # fmt: skip
+    assert_identical(path)
+
+
+@pytest.mark.parametrize(("code", "fast"), [(33005, True), (33003, False)])
+def test_aperios_jpeg_2000_is_openslides_own(tmp_path: Path, code: int, fast: bool) -> None:
+    path = tmp_path / "j2k"
+    picture = TissueField(1024, 1024, 5).render(300, 350, 256, 256)
+    streams = [
+        imagecodecs.jpeg2k_encode(
+            np.ascontiguousarray(picture[y : y + 128, x : x + 128]), level=40, codecformat="j2k", mct=False
+        )
+        for y in (0, 128)
+        for x in (0, 128)
+    ]
+    tifffile.imwrite(
+        path, iter([bytes(s) for s in streams]), shape=picture.shape, dtype=np.uint8, tile=(128, 128),
+        photometric="rgb", compression="aperio_jp2000_rgb", metadata=None, software=False,
+        description="Aperio Image Library v10.0.51\r\n256x256 [0,0 256x256] (128x128) J2K/KDU Q=70",
+    )  # fmt: skip
+    with tifffile.TiffFile(path, mode="r+") as file:
+        page = file.pages[0]
+        assert isinstance(page, tifffile.TiffPage)
+        page.tags["Compression"].overwrite(code)
+    assert_identical(path, fast=fast)
+
+
+def test_what_the_fast_path_cannot_read_is_left_to_openslide(tmp_path: Path) -> None:
+    path = tmp_path / "odd"
+    picture = TissueField(1024, 1024, 5).render(300, 350, 256, 256)
+    tifffile.imwrite(path, picture, tile=(128, 128), photometric="rgb", metadata=None, extratags=[(274, 3, 1, 3, True)])
+    with open_slide(path) as reader, open_tiles(path, reader) as tiles:
+        assert not tiles.is_fast(0)
 
 
 def test_a_damaged_tile_is_an_error_that_names_it_or_its_slide_and_never_old_pixels(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 import time
@@ -86,12 +87,24 @@ def _run(settings: Settings, slide: str | None, keep: bool, base_image: str | No
         steps.next("the platform runs already" if was_running else "starting the platform")
         if not was_running:
             undo.callback(platform.down, settings, output.note)
-        platform.up(settings, output.note)
+        with _umask_kept():
+            platform.up(settings, output.note)
         with connect_home(settings) as mhs:
             document = _model(mhs, settings, steps, slide, base_image, folder)
         if keep:
             undo.pop_all()
     return {**document, "seconds": round(time.monotonic() - steps.began, 1)}
+
+
+@contextmanager
+def _umask_kept() -> Iterator[None]:
+    """Within: what is started may set its own; the template's files and the results are then as people expect them."""
+    before = os.umask(0o077)
+    os.umask(before)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _model(

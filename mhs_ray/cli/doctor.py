@@ -16,6 +16,7 @@ from rich.text import Text
 from mhs_ray.cli.output import STATE_STYLES, size
 from mhs_ray.domain.errors import MhsError
 from mhs_ray.domain.settings import Settings
+from mhs_ray.ports import ContainerEngine
 
 _LEAST_DISK: Final = 10 << 30
 _LEAST_MEMORY: Final = 4 << 30
@@ -67,6 +68,26 @@ def _engine(settings: Settings) -> Iterator[Check]:
     yield Check("container engine", "ok", f"{engine.name} starts containers")
     for lack in capabilities.missing:
         yield Check("isolation", "optional", lack)
+    yield from _sandbox(settings, engine)
+
+
+def _sandbox(settings: Settings, engine: ContainerEngine) -> Iterator[Check]:
+    from mhs_ray.sandbox.audit.gate import Gate
+    from mhs_ray.sandbox.audit.run import audit
+
+    try:
+        checks = audit(engine, runtime=settings.sandbox.runtime)
+    except MhsError as error:
+        yield Check("sandbox", "missing", str(error), "`mhs audit-sandbox` says more")
+        return
+    faults = Gate(engine, runtime=settings.sandbox.runtime).remember(checks)
+    if not faults:
+        yield Check("sandbox", "ok", f"{len(checks)} attempts to get out of it failed")
+    elif settings.sandbox.allow_weak:
+        yield Check("sandbox", "optional", f"does not hold ({', '.join(faults)}); jobs run here all the same, as set")
+    else:
+        mend = "`mhs audit-sandbox` says more; jobs run only with MHS_SANDBOX__ALLOW_WEAK=true"
+        yield Check("sandbox", "missing", f"does not hold: {', '.join(faults)}", mend)
 
 
 def _programs(settings: Settings) -> Iterator[Check]:

@@ -15,6 +15,8 @@ from mhs_ray.engines.pause import ensure_pause_image
 from mhs_ray.engines.select import pick_engine
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.keys import load_keys
+from mhs_ray.sandbox.audit.gate import Gate
+from mhs_ray.sandbox.routes import direct_routes
 from mhs_ray.sandbox.scratch import remove_folder
 from mhs_ray.services.policy import open_blobs, url_policy
 from mhs_ray.slides.cache import CacheLimits, SlideCache
@@ -33,9 +35,9 @@ def open_node() -> Node:
 
 
 def open_quietly() -> None:
-    """Open the node ahead of time; who needs it will hear what is wrong with it."""
+    """Open the node and try its sandbox ahead of time; who needs it will hear what is wrong with it."""
     try:
-        open_node()
+        open_node().gate()
     except Exception as error:
         log.debug("not opened ahead of time: %s", error)
 
@@ -64,7 +66,9 @@ def _open_node() -> Node:
         folder=folder,
         pause_image=ensure_pause_image(engine),
         jobs=settings.jobs,
-        runtime=settings.cluster.runtime,
+        runtime=settings.sandbox.runtime,
+        direct=direct_routes(settings.sandbox.direct_hosts),
+        gate=Gate(engine, allow_weak=settings.sandbox.allow_weak, runtime=settings.sandbox.runtime),
     )
 
 

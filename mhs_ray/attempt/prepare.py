@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TypeVar
 
 from mhs_ray.attempt.order import AttemptOrder
-from mhs_ray.domain.errors import EngineError, ExecError, MhsError, SandboxError, SlideError
+from mhs_ray.domain.errors import EngineError, ExecError, MhsError, SandboxError, SlideError, WeakSandboxError
 from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.ports import ContainerEngine
 from mhs_ray.sandbox.sandbox import Sandbox
@@ -34,6 +34,10 @@ _MENDS = {
     FailureCode.NOT_EXECUTABLE: "mend ENTRYPOINT or CMD: the program must exist in the image and be executable",
     FailureCode.INTERNAL: "nothing to do: it is tried again; the platform's log has the cause",
 }
+_WEAK_MEND = (
+    "`mhs audit-sandbox` on the node says what does not hold there: mend that, or take the node away; "
+    "MHS_SANDBOX__ALLOW_WEAK=true runs jobs there all the same"
+)
 
 
 class PullFailedError(MhsError):
@@ -65,7 +69,7 @@ def failure_of(error: BaseException) -> Failure:
         case _:
             code = FailureCode.INTERNAL
     cause = str(error) if isinstance(error, MhsError) else f"{type(error).__name__} on the node"
-    return Failure(code, cause, _MENDS[code])
+    return Failure(code, cause, _WEAK_MEND if isinstance(error, WeakSandboxError) else _MENDS[code])
 
 
 def prepare(
@@ -75,10 +79,13 @@ def prepare(
     sandbox: Sandbox,
     stack: ExitStack,
     *,
+    gate: Callable[[], None],
     say: Callable[[str], None],
     cancelled: Callable[[], bool],
 ) -> Prepared:
     """Make image, slide and sandbox ready; what must be undone is pushed on `stack`.
+
+    gate: raises when no job may start on this node.
 
     Raises SlideError first of all faults, since it is the one that a person can mend.
     """
@@ -101,10 +108,14 @@ def prepare(
         progress = _Progress(say)
         return stack.enter_context(cache.get(order.slide, on_progress=progress, cancelled=cancelled))
 
+    def isolate() -> Sandbox:
+        gate()
+        return stack.enter_context(sandbox)
+
     with ThreadPoolExecutor(3, thread_name_prefix="prepare") as pool:
         slide = pool.submit(timed, "slide_s", fetch)
         image = pool.submit(timed, "image_s", pull)
-        isolation = pool.submit(timed, "sandbox_s", lambda: stack.enter_context(sandbox))
+        isolation = pool.submit(timed, "sandbox_s", isolate)
     errors = [e for e in (slide.exception(), image.exception(), isolation.exception()) if e is not None]
     if errors:
         raise errors[0]

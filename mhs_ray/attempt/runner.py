@@ -24,6 +24,7 @@ from mhs_ray.domain.settings import JobSettings
 from mhs_ray.engines import labels
 from mhs_ray.engines.usage import sample
 from mhs_ray.ports import BlobStore, ContainerEngine, ContainerSpec, ContainerStatus, Limits
+from mhs_ray.sandbox.routes import DirectRoute
 from mhs_ray.sandbox.sandbox import Sandbox, SandboxSpec
 from mhs_ray.slides.cache import SlideCache
 
@@ -33,9 +34,16 @@ _SAMPLE_S: Final = 1.0
 _URL_SLACK_S: Final = 3600
 
 
+def _open() -> None:
+    """Let every job start."""
+
+
 @dataclass(frozen=True)
 class Node:
-    """What this node brings: engine, slide cache, blobs, folders. name: what people call the node."""
+    """What this node brings: engine, slide cache, blobs, folders. name: what people call the node.
+
+    direct: hosts outside that every container may reach. gate: raises when no job may start here.
+    """
 
     name: str
     engine: ContainerEngine
@@ -45,6 +53,8 @@ class Node:
     pause_image: str
     jobs: JobSettings
     runtime: str | None = None
+    direct: tuple[DirectRoute, ...] = ()
+    gate: Callable[[], None] = _open
 
 
 class AttemptRunner:
@@ -113,6 +123,7 @@ class AttemptRunner:
                     host=order.host,
                     gateway_url=order.gateway_url,
                     scratch_bytes=node.jobs.scratch,
+                    direct=node.direct,
                     ca_bundles=order.ca_bundles,
                     max_debug_bytes=node.jobs.max_debug_file,
                 ),
@@ -120,8 +131,9 @@ class AttemptRunner:
                 lambda target: writer.say(f"blocked: {target} is not among the hosts that this container may reach"),
             )
             ready = prepare(
-                order, node.engine, node.cache, sandbox, stack, say=writer.say, cancelled=self._stopped.is_set
-            )
+                order, node.engine, node.cache, sandbox, stack,
+                gate=node.gate, say=writer.say, cancelled=self._stopped.is_set,
+            )  # fmt: skip
             self._timings |= ready.timings
             # Pushed last, so removed first: the model container goes before its network and scratch.
             stack.callback(node.engine.remove, order.container_name)

@@ -20,6 +20,7 @@
     ├── SlideError              a slide that cannot be opened or read
     │   └── SlideFetchError     a slide whose bytes cannot be had
     └── SandboxError            isolation that cannot be set up on this node
+        └── WeakSandboxError    isolation that was seen not to hold on this node
 
 A message says what failed, on what, and what to do. Each class passes *every* constructor fact to
 ``super().__init__`` so that it survives pickling across Ray (Ray raises ``UnserializableException``
@@ -185,3 +186,14 @@ class SlideFetchError(SlideError):
 
 class SandboxError(MhsError):
     """Isolation that cannot be set up on this node."""
+
+
+class WeakSandboxError(SandboxError):
+    """A node that does not hold back what its sandbox must; `faults` names the checks of its audit that failed."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__(tuple(faults))
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return f"this node's sandbox failed its audit ({', '.join(self.faults)}), so no job is started here"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -119,9 +119,23 @@ class ClusterSettings(_Section):
     declared_gpus: int = Field(1, ge=1)  # GPUs that Ray is told of on a single machine that shows none
     max_waiting: int = Field(8, ge=1)  # attempts that wait for a node at a time: what the autoscaler sees
     instance_types: tuple[str, ...] = ()  # `label`: types that the autoscaler can start
-    runtime: str | None = None  # OCI runtime for models, e.g. runsc
     dashboard_port: int = Field(8265, ge=0, le=65535)
     gcs_port: int = Field(0, ge=0, le=65535)
+
+
+class SandboxSettings(_Section):
+    """What surrounds a model's container.
+
+    allow_weak: run jobs also on a node whose `mhs audit-sandbox` failed. direct_hosts: ``name`` or ``name:port`` of
+    hosts outside that every container may reach by TLS besides its slide's and the results gateway, such as a host of
+    Techcyte's; each is a way out for data, so there are none unless set.
+    """
+
+    allow_weak: bool = False
+    runtime: str | None = None  # OCI runtime for models, e.g. runsc
+    direct_hosts: tuple[
+        Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,240}[a-z0-9])?(:[0-9]{1,5})?$")], ...
+    ] = ()
 
 
 def _default_home() -> Path:
@@ -149,6 +163,7 @@ class Settings(BaseSettings):
     jobs: JobSettings = JobSettings()
     slides: SlideSettings = SlideSettings()
     cluster: ClusterSettings = ClusterSettings()
+    sandbox: SandboxSettings = SandboxSettings()
     techcyte: TechcyteSettings = TechcyteSettings()
 
     @property

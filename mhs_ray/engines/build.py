@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -36,8 +36,11 @@ class ImageTools(Protocol):
         tls: False for plain HTTP. Docker's daemon decides that itself: it does so for loopback only.
         """
 
-    def import_rootfs(self, tar: Path, tag: str) -> str:
-        """Make a one-layer image of a root file system's tar; return its id."""
+    def import_rootfs(self, tar: Path, tag: str, changes: Sequence[str] = ()) -> str:
+        """Make a one-layer image of a root file system's tar; return its id.
+
+        changes: Dockerfile instructions about the image's configuration, such as ``ENV A=1``.
+        """
 
     def image_id(self, tag: str) -> str | None:
         """Return the id (``sha256:…``) of a tag, None when it is not on this node."""
@@ -103,10 +106,11 @@ class PodmanImages(ImageTools):
             )  # fmt: skip
             return digestfile.read_text().strip()
 
-    def import_rootfs(self, tar: Path, tag: str) -> str:
+    def import_rootfs(self, tar: Path, tag: str, changes: Sequence[str] = ()) -> str:
         """See `ImageTools.import_rootfs`."""
         operation = f"import {tag}"
-        self._engine.call(operation, "import", "--quiet", str(tar), tag, timeout_s=_TIMEOUT_S)
+        given = [f"--change={change}" for change in changes]
+        self._engine.call(operation, "import", "--quiet", *given, str(tar), tag, timeout_s=_TIMEOUT_S)
         return self._required_id(tag, operation)
 
     def image_id(self, tag: str) -> str | None:
@@ -163,12 +167,12 @@ class DockerImages(ImageTools):
                     return str(digest)
         raise EngineError(self._engine.name, operation, "the daemon named no digest")
 
-    def import_rootfs(self, tar: Path, tag: str) -> str:
+    def import_rootfs(self, tar: Path, tag: str, changes: Sequence[str] = ()) -> str:
         """See `ImageTools.import_rootfs`."""
         operation = f"import {tag}"
         repository, _, name = tag.rpartition(":")
         with self._engine.errors(operation), self._engine.client(timeout_s=_TIMEOUT_S) as api:
-            api.import_image_from_file(str(tar), repository=repository, tag=name)
+            api.import_image_from_file(str(tar), repository=repository, tag=name, changes=list(changes) or None)
         return self._required_id(tag, operation)
 
     def image_id(self, tag: str) -> str | None:

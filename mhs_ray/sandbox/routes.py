@@ -100,6 +100,18 @@ def results_route(host: str, gateway_url: str) -> LocalRoute:
     return LocalRoute(f"api.{name}", gateway_url.rstrip("/"), authority[1], RESULTS_PREFIX)
 
 
+def direct_routes(hosts: Iterable[str]) -> tuple[DirectRoute, ...]:
+    """Return routes to ``name`` or ``name:port`` by TLS. Raises SandboxError for what is no DNS name."""
+    routes = []
+    for text in hosts:
+        authority = split_authority(text, default_port=443)
+        name = normal_host(authority[0]) if authority else None
+        if authority is None or name is None:
+            raise SandboxError(f"{text[:80]!r} is no host name; MHS_SANDBOX__DIRECT_HOSTS takes names like example.com")
+        routes.append(DirectRoute(name, authority[1]))
+    return tuple(dict.fromkeys(routes))
+
+
 class RouteTable:
     """The exact list of one attempt. Raises SandboxError for a route whose host is no DNS name or stands twice."""
 

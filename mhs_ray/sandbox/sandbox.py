@@ -108,9 +108,10 @@ class Sandbox:
         if "/" in spec.name or spec.name in ("", ".", ".."):
             raise SandboxError(f"{spec.name!r} is no name for a sandbox")
         self._folder = root.resolve() / spec.name
-        self._table = RouteTable(
-            [results_route(spec.host, spec.gateway_url), LocalRoute(FILES_HOST, None), *spec.direct]
-        )
+        local = (results_route(spec.host, spec.gateway_url), LocalRoute(FILES_HOST, None))
+        # Results always go to our gateway, whatever else is on the list.
+        ours = {(route.host, route.port) for route in local}
+        self._table = RouteTable([*local, *(r for r in spec.direct if (r.host, r.port) not in ours)])
         self._files: FileServer | None = None
         self._proxy: Proxy | None = None
         self._scratch: Scratch | None = None

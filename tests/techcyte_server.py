@@ -123,7 +123,7 @@ def fake_techcyte(hang_s: float = 1.0) -> Iterator[FakeTechcyte]:
 
     server = Server(("127.0.0.1", 0), _handler(fake))
     fake.url = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield fake
     finally:

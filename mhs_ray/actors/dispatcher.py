@@ -23,6 +23,8 @@ from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.logs import configure_logging
 from mhs_ray.services.core import build_core, build_courier
+from mhs_ray.store.sql.lead import Lead
+from mhs_ray.store.sql.listen import Listener, listen
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class DispatcherShell:
         self._wake = asyncio.Event()
         self._waiting: dict[AttemptKey, asyncio.Task[None]] = {}
         self._main: asyncio.Task[None] | None = None
+        self._lead = Lead(self._core.db)
+        self._listener: Listener | None = None
         self._courier = build_courier(self._core)
         if self._courier is not None:
             self._courier.start()
@@ -65,19 +69,19 @@ class DispatcherShell:
     async def wake(self) -> None:
         """Look at the queue now: something was committed, cancelled or rerun."""
         await self.begin()
-        self._wake.set()
-        if self._courier is not None:
-            self._courier.wake()
+        self._heard()
 
     async def active(self) -> list[AttemptKey]:
         """Return the attempts that are wanted now, for a node's sweep."""
         return [(j.id, j.attempt) for j in await asyncio.to_thread(self._core.jobs.jobs.active)]
 
     async def _run(self) -> None:
+        await self._until_leading()
         await asyncio.to_thread(self._cluster.adopt)
         next_reconcile = next_sweep = 0.0
         while True:
             self._wake.clear()
+            await self._until_leading()
             try:
                 now = monotonic()
                 if now >= next_reconcile:
@@ -97,6 +101,27 @@ class DispatcherShell:
                 await asyncio.wait_for(self._wake.wait(), min(pause, max(0.05, next_reconcile - monotonic())))
             except TimeoutError:
                 continue
+
+    async def _until_leading(self) -> None:
+        """Stand by while another dispatcher works on this database."""
+        told = False
+        while not await asyncio.to_thread(self._lead.take):
+            if not told:
+                log.warning("another dispatcher leads, or the database is away; this one stands by")
+                told = True
+            await asyncio.sleep(_DB_BACK_S)
+        if self._listener is None:
+            loop = asyncio.get_running_loop()
+
+            def heard() -> None:
+                loop.call_soon_threadsafe(self._heard)
+
+            self._listener = listen(self._core.db, heard)
+
+    def _heard(self) -> None:
+        self._wake.set()
+        if self._courier is not None:
+            self._courier.wake()
 
     def _pause(self) -> float:
         due = self._core.jobs.jobs.next_due()

@@ -7,13 +7,13 @@ transitions are fenced by the attempt's number, and `reconcile` compares rows wi
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from mhs_ray.attempt.order import AttemptOrder, Outcome
-from mhs_ray.dispatch.orders import job_label, make_order
+from mhs_ray.dispatch.orders import job_label, make_order, why_expired
 from mhs_ray.domain.failures import Failure, FailureClass, FailureCode, RetryPolicy, decide_retry
 from mhs_ray.domain.models import Job
 from mhs_ray.domain.states import JobEvent, JobState
@@ -49,16 +49,21 @@ class Cluster(Protocol):
 
 
 class Dispatcher:
-    """Synchronous and safe to call from several threads; the actor around it brings the waiting."""
+    """Synchronous and safe to call from several threads; the actor around it brings the waiting.
 
-    def __init__(self, core: Core, cluster: Cluster) -> None:
-        self._core, self._cluster = core, cluster
+    now: the clock; a simulation brings its own.
+    """
+
+    def __init__(self, core: Core, cluster: Cluster, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._core, self._cluster, self._now = core, cluster, now
         self._jobs = core.jobs.jobs
 
     def dispatch(self) -> int:
-        """Start what may start now; returns how many jobs were taken from the queue."""
+        """Start what may start now, end what can never; returns how many jobs were taken from the queue."""
+        now = self._now()
+        self._jobs.expire(now, lambda row: why_expired(self._core, row, now))
         limit = self._core.settings.cluster.max_waiting
-        jobs = self._jobs.claim(_BATCH, limit, datetime.now(UTC))
+        jobs = self._jobs.claim(_BATCH, limit, now)
         for job in jobs:
             self._launch(job)
         return len(jobs)

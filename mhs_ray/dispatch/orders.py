@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
 
 from mhs_ray.attempt.order import AttemptOrder
 from mhs_ray.auth.tokens import AttemptIdentity
+from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.domain.models import Job
 from mhs_ray.services.core import Core
 from mhs_ray.slides.cache import SlideSource
 from mhs_ray.store.sql.containers import open_env
+from mhs_ray.store.sql.tasks import urls_end
 
 _TOKEN_SLACK = timedelta(hours=2)  # pull, prepare and clock skew; the gateway asks whether the attempt lives anyway
 
@@ -44,6 +49,24 @@ def make_order(core: Core, job: Job) -> AttemptOrder:
         slide_name=row.scan_name,
         gateway_url=core.endpoints.api_url,
         ca_bundles=tuple(details.get("ca_bundles", ())),
+    )
+
+
+def why_expired(core: Core, row: sa.Row[Any], now: datetime) -> Failure:
+    """Return the failure card of a queued job that is past its `usable_until`."""
+    waited = "while the job was waiting" if row.created_at < row.usable_until else "before the job came"
+    end = f"{row.usable_until:%Y-%m-%d %H:%M:%S} UTC"
+    slide_end = urls_end(core.db.vault.open(row.slide).get("urls", ()))
+    if slide_end is not None and slide_end <= now:
+        return Failure(
+            FailureCode.SLIDE_EXPIRED,
+            f"the slide's URL ended at {end}, {waited}",
+            "submit the task again with fresh URLs, or let them live longer",
+        )
+    return Failure(
+        FailureCode.TOKEN_EXPIRED,
+        f"Techcyte's token for this task ended at {end}, {waited}, so no result could be delivered",
+        "have Techcyte ask for the task again, which brings a new token",
     )
 
 

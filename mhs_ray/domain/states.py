@@ -49,12 +49,13 @@ class JobEvent(StrEnum):
     RETRIED = "retried"  # this attempt is over, another will follow
     CANCELLED = "cancelled"  # a person said so
     TIMED_OUT = "timed out"  # the limit of running time was reached
+    EXPIRED = "expired"  # what it needs ended before it was started
 
 
 TERMINAL: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.TIMED_OUT})
 ACTIVE: Final = frozenset({JobState.WAITING, JobState.PREPARING, JobState.RUNNING, JobState.COLLECTING})
 
-SAID_BY_ATTEMPTS: Final = frozenset(JobEvent) - {JobEvent.DISPATCHED, JobEvent.CANCELLED}
+SAID_BY_ATTEMPTS: Final = frozenset(JobEvent) - {JobEvent.DISPATCHED, JobEvent.CANCELLED, JobEvent.EXPIRED}
 """Events that an attempt, or whoever finds it gone, tells; they can come late, and twice."""
 
 _S, _E = JobState, JobEvent
@@ -77,6 +78,7 @@ def _table() -> dict[tuple[JobState, JobEvent], JobState]:
         (_S.COLLECTING, _E.EXITED): _S.COLLECTING,
     }
     table[_S.QUEUED, _E.CANCELLED] = _S.CANCELLED
+    table[_S.QUEUED, _E.EXPIRED] = _S.FAILED
     for state in sorted(ACTIVE):
         table[state, _E.CANCELLED] = _S.CANCELLED
         table[state, _E.FAILED] = _S.FAILED
@@ -87,6 +89,9 @@ def _table() -> dict[tuple[JobState, JobEvent], JobState]:
         for event in sorted(SAID_BY_ATTEMPTS):
             table[state, event] = state
     table[_S.CANCELLED, _E.CANCELLED] = _S.CANCELLED
+    # It was found in the queue and is somewhere else by now: started in time, or ended.
+    for state in (*sorted(ACTIVE), *sorted(TERMINAL)):
+        table[state, _E.EXPIRED] = state
     return table
 
 

@@ -108,7 +108,7 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
         containers=ContainerService(Containers(db), images, settings.jobs.max_time_limit),
         algorithms=AlgorithmService(Algorithms(db)),
         scans=ScanService(Scans(db), blobs, url_policy(settings, endpoints)),
-        tasks=Tasks(db),
+        tasks=Tasks(db, delivers=settings.techcyte.url is not None),
         jobs=JobService(jobs, results, blobs, wake),
         gateway=GatewayService(results, blobs, wake),
         deliveries=DeliveryService(Deliveries(db), wake),

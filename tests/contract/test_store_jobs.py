@@ -349,7 +349,7 @@ def test_a_stale_attempt_changes_nothing_whatever_it_says(world: World, event: J
     assert (world.jobs.find(job.id), world.jobs.events(company, job.id)) == (before, story)
 
 
-@pytest.mark.parametrize("event", sorted(set(E) - {E.DISPATCHED, E.CANCELLED}))
+@pytest.mark.parametrize("event", sorted(set(E) - {E.DISPATCHED, E.CANCELLED, E.EXPIRED}))
 def test_what_an_attempt_says_after_it_was_given_up_leaves_the_job_queued(world: World, event: JobEvent) -> None:
     company = world.company()
     job = world.running(company)

@@ -19,6 +19,9 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _POOL: Final[dict[str, Any]] = {"pool_size": 10, "max_overflow": 40}  # a replica has 40 threads for requests
 
 
+CHANNEL: Final = "mhs_wake"
+
+
 class Lock(IntEnum):
     """What only one transaction at a time may do; the numbers are PostgreSQL's advisory lock keys."""
 
@@ -71,6 +74,11 @@ class Database:
         """Wait until no other transaction holds `what`, then hold it to this one's end; SQLite's writer is alone."""
         if not self.is_sqlite:
             conn.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": int(what)})
+
+    def notify(self, conn: sa.Connection) -> None:
+        """Wake whoever listens (`listen.Listener`) once this transaction is committed; SQLite has no such thing."""
+        if not self.is_sqlite:
+            conn.execute(sa.text(f"NOTIFY {CHANNEL}"))
 
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to `revision`."""

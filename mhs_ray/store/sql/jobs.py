@@ -5,17 +5,19 @@ Every change of state is a compare-and-swap on (id, state, attempt): a stale att
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from mhs_ray.domain.errors import ConflictError, NotFoundError, TransitionError
 from mhs_ray.domain.failures import Failure, FailureCode
+from mhs_ray.domain.fairshare import Share, choose
 from mhs_ray.domain.models import Job, JobEventRecord
-from mhs_ray.domain.states import ACTIVE, JobEvent, JobState, advance
+from mhs_ray.domain.states import ACTIVE, JobEvent, JobState
+from mhs_ray.domain.steps import step
 from mhs_ray.store.sql import tables as t
 from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.scope import Page, Scoped
@@ -155,9 +157,10 @@ class Jobs:
             kept = (
                 "company_id", "task_id", "scan_id", "container_id", "container_name", "image_version_id",
                 "image_digest", "instance_type", "time_limit_s", "env", "slide", "retry_exit_codes",
-                "max_model_retries", "priority",
+                "max_model_retries", "priority", "usable_until",
             )  # fmt: skip
             values = {name: row._mapping[name] for name in kept}
+            self._db.notify(conn)
             return insert_job(
                 conn, {**values, "run": run + 1, "state": JobState.QUEUED, "created_by": by}, f"rerun of job {job_id}"
             )
@@ -170,68 +173,50 @@ class Jobs:
         waiting_limit: how many may wait for a node at a time. Order: priority class, then the company with the
         fewest active jobs, then age. A company's cap on active jobs holds.
         """
-        claimed: list[int] = []
         with self._db.write() as conn:
             self._db.lock(conn, Lock.CLAIM)  # one claimer at a time: the fair share counts what others took
-            waiting = conn.execute(
-                sa.select(sa.func.count()).select_from(t.jobs).where(t.jobs.c.state == JobState.WAITING)
-            ).scalar_one()
-            for _ in range(min(limit, waiting_limit - waiting)):
-                job_id = self._claim_one(conn, now)
-                if job_id is None:
-                    break
-                claimed.append(job_id)
-            rows = conn.execute(_query().where(t.jobs.c.id.in_(claimed)))
-            jobs = {r.id: _job(r) for r in rows}
+            active, waiting = _active_jobs(conn)
+            claimed = choose(
+                _shares(conn, active, now), min(limit, waiting_limit - waiting), lambda c, n: _queue(conn, c, n, now)
+            )
+            if not claimed:
+                return []
+            for part in _parts(claimed):
+                conn.execute(
+                    sa.update(t.jobs)
+                    .where(t.jobs.c.id.in_(part))
+                    .values(
+                        state=JobState.WAITING,
+                        attempt=t.jobs.c.attempt + 1,
+                        node=None,
+                        rejection=None,
+                        started_at=None,
+                        failure=None,
+                        resources={},  # of the attempt before, whose end is in the job's story
+                    )
+                )
+            rows = [r for part in _parts(claimed) for r in conn.execute(_query().where(t.jobs.c.id.in_(part)))]
+            conn.execute(
+                sa.insert(t.job_events),
+                [
+                    {"company_id": r.company_id, "job_id": r.id, "attempt": r.attempt, "event": JobEvent.DISPATCHED,
+                     "state": JobState.WAITING, "node": None, "cause": ""}
+                    for r in rows
+                ],
+            )  # fmt: skip
+        jobs = {r.id: _job(r) for r in rows}
         return [jobs[i] for i in claimed]
 
-    def _claim_one(self, conn: sa.Connection, now: datetime) -> int | None:
-        active = (
-            sa.select(t.jobs.c.company_id, sa.func.count().label("n"))
-            .where(_ACTIVE)
-            .group_by(t.jobs.c.company_id)
-            .subquery("active")
-        )
-        n = sa.func.coalesce(active.c.n, 0)
-        queued = sa.select(sa.func.min(t.jobs.c.priority)).where(
-            _QUEUED, t.jobs.c.company_id == t.companies.c.id, t.jobs.c.not_before <= now
-        )
-        best = queued.scalar_subquery()
-        company = conn.execute(
-            sa.select(t.companies.c.id, best.label("priority"))
-            .join_from(t.companies, active, active.c.company_id == t.companies.c.id, isouter=True)
-            .where(best.is_not(None), t.companies.c.max_active_jobs.is_(None) | (n < t.companies.c.max_active_jobs))
-            .order_by(best, n, t.companies.c.id)
-            .limit(1)
-        ).first()
-        if company is None:
-            return None
-        row = conn.execute(
-            sa.select(t.jobs.c.id, t.jobs.c.attempt, t.jobs.c.company_id)
-            .where(
-                _QUEUED,
-                t.jobs.c.company_id == company.id,
-                t.jobs.c.priority == company.priority,
-                t.jobs.c.not_before <= now,
-            )
-            .order_by(t.jobs.c.id)
-            .limit(1)
-        ).one()
-        conn.execute(
-            sa.update(t.jobs)
-            .where(t.jobs.c.id == row.id)
-            .values(
-                state=JobState.WAITING,
-                attempt=row.attempt + 1,
-                node=None,
-                rejection=None,
-                started_at=None,
-                failure=None,
-                resources={},  # of the attempt before, whose end is in the job's story
-            )
-        )
-        _record(conn, row.company_id, row.id, row.attempt + 1, JobEvent.DISPATCHED, JobState.WAITING, None, "")
-        return int(row.id)
+    def expire(self, now: datetime, failure: Callable[[sa.Row[Any]], Failure], limit: int = 100) -> list[int]:
+        """End queued jobs that cannot finish any more; returns their ids. failure: says of a `row` why."""
+        with self._db.read() as conn:
+            due = sa.and_(_ENDING, t.jobs.c.usable_until <= now)
+            found = list(conn.execute(sa.select(t.jobs.c.id).where(due).order_by(t.jobs.c.usable_until).limit(limit)))
+        ended = []
+        for (job_id,) in found:
+            if self.transition(job_id, JobEvent.EXPIRED, failure=failure(self.row(job_id))).changed:
+                ended.append(job_id)
+        return ended
 
     def transition(
         self,
@@ -249,49 +234,29 @@ class Jobs:
 
         A stale attempt, or an event that comes late, changes nothing. Raises NotFoundError, TransitionError.
         """
-        now = datetime.now(UTC)
         with self._db.write() as conn:
             row = conn.execute(self._db.for_update(sa.select(t.jobs).where(t.jobs.c.id == job_id))).first()
             if row is None:
                 raise NotFoundError("job", job_id)
-            before = JobState(row.state)
-            if attempt is not None and attempt != row.attempt:
-                return Change(job_id, before, before, row.attempt)
             try:
-                after = advance(before, event)
+                made = step(
+                    row, event, now=datetime.now(UTC), attempt=attempt, node=node, failure=failure,
+                    retry_in_s=retry_in_s, resources=resources,
+                )  # fmt: skip
             except TransitionError:
                 if event is JobEvent.CANCELLED:
-                    raise ConflictError(f"job {job_id} is {before}; it cannot be cancelled any more") from None
+                    raise ConflictError(f"job {job_id} is {row.state}; it cannot be cancelled any more") from None
                 raise
-            values: dict[str, Any] = {"state": after}
-            if node:
-                values["node"] = node
-            if resources:
-                values["resources"] = dict(resources)
-            if event is JobEvent.STARTED and row.started_at is None:
-                values["started_at"] = now
-            if after.is_terminal and not before.is_terminal:
-                values["ended_at"] = now
-                values["failure"] = _failure_json(failure)
-            if event is JobEvent.RETRIED and before.is_active and failure is not None:
-                kind = "platform_failures" if failure.failure_class == "platform" else "model_failures"
-                values[kind] = row._mapping[kind] + 1
-                values["failure"] = _failure_json(failure)
-                values["not_before"] = now + timedelta(seconds=retry_in_s or 0)
-            if before is after and not (event is JobEvent.PLACED and before.is_active):
-                return Change(job_id, before, after, row.attempt)
-            conn.execute(sa.update(t.jobs).where(t.jobs.c.id == job_id).values(**values))
-            _record(
-                conn,
-                row.company_id,
-                job_id,
-                row.attempt,
-                event,
-                after,
-                node,
-                cause or (failure.cause if failure else ""),
-            )
-            return Change(job_id, before, after, row.attempt)
+            if made.told:
+                values = dict(made.values)
+                if "failure" in values:
+                    values["failure"] = _failure_json(values["failure"])
+                conn.execute(sa.update(t.jobs).where(t.jobs.c.id == job_id).values(**values))
+                told = cause or (failure.cause if failure else "")
+                _record(conn, row.company_id, job_id, row.attempt, event, made.after, node, told)
+                if event in (JobEvent.CANCELLED, JobEvent.RETRIED):
+                    self._db.notify(conn)
+            return Change(job_id, made.before, made.after, row.attempt)
 
     def active(self) -> list[Job]:
         """Return every job that an attempt should be alive for."""
@@ -299,9 +264,15 @@ class Jobs:
             return [_job(r) for r in conn.execute(_query().where(t.jobs.c.state.in_(ACTIVE)).order_by(t.jobs.c.id))]
 
     def next_due(self) -> datetime | None:
-        """Return when the next queued job may start (backoff), None when the queue is empty."""
+        """Return when to look at the queue again: a job may start then, or can never; None when it is empty."""
+        queries = (
+            sa.select(sa.func.min(t.jobs.c.not_before)).where(_QUEUED, sa.text("jobs.attempt > 0")),
+            sa.select(t.jobs.c.not_before).where(_QUEUED, t.jobs.c.attempt == 0).limit(1),
+            sa.select(sa.func.min(t.jobs.c.usable_until)).where(_ENDING),
+        )
         with self._db.read() as conn:
-            return conn.execute(sa.select(sa.func.min(t.jobs.c.not_before)).where(_QUEUED)).scalar()
+            moments = [conn.execute(query).scalar() for query in queries]
+        return min((m for m in moments if m is not None), default=None)
 
     def row(self, job_id: int) -> sa.Row[Any]:
         """Return the raw row with what an attempt needs, sealed columns included."""
@@ -337,7 +308,50 @@ class Jobs:
 
 
 _QUEUED = sa.text(f"jobs.state = '{JobState.QUEUED}'")
+_ENDING = sa.text(f"jobs.state = '{JobState.QUEUED}' AND jobs.usable_until IS NOT NULL")
 _ACTIVE = sa.text("jobs.state IN ('" + "', '".join(sorted(s.value for s in ACTIVE)) + "')")
+
+
+def _active_jobs(conn: sa.Connection) -> tuple[dict[int, int], int]:
+    """Return the active jobs of each company, and how many of all wait for a node."""
+    active: dict[int, int] = {}
+    waiting = 0
+    counted = sa.select(t.jobs.c.company_id, t.jobs.c.state, sa.func.count().label("n")).where(_ACTIVE)
+    for row in conn.execute(counted.group_by(t.jobs.c.company_id, t.jobs.c.state)):
+        active[row.company_id] = active.get(row.company_id, 0) + row.n
+        waiting += row.n if row.state == JobState.WAITING else 0
+    return active, waiting
+
+
+def _due(company_id: sa.ColumnElement[int] | int, now: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(_QUEUED, t.jobs.c.company_id == company_id, t.jobs.c.not_before <= now)
+
+
+def _shares(conn: sa.Connection, active: Mapping[int, int], now: datetime) -> list[Share]:
+    best = (
+        sa.select(t.jobs.c.priority)
+        .where(_due(t.companies.c.id, now))
+        .order_by(t.jobs.c.priority, t.jobs.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    rows = conn.execute(sa.select(t.companies.c.id, t.companies.c.max_active_jobs, best.label("best")))
+    return [Share(r.id, r.best, active.get(r.id, 0), r.max_active_jobs) for r in rows if r.best is not None]
+
+
+def _queue(conn: sa.Connection, company_id: int, count: int, now: datetime) -> list[tuple[int, int]]:
+    rows = conn.execute(
+        sa.select(t.jobs.c.priority, t.jobs.c.id)
+        .where(_due(company_id, now))
+        .order_by(t.jobs.c.priority, t.jobs.c.id)
+        .limit(count)
+    )
+    return [(r.priority, r.id) for r in rows]
+
+
+def _parts(ids: Sequence[int], size: int = 500) -> list[Sequence[int]]:
+    """SQLite takes a limited number of parameters."""
+    return [ids[i : i + size] for i in range(0, len(ids), size)]
 
 
 def _record(

@@ -160,6 +160,8 @@ class Results:
                 if not new and task is not None:
                     put_case_results(conn, task, case_results, hashlib.sha256(canonical(case_results)).hexdigest())
                 conn.execute(sa.update(t.tasks).where(t.tasks.c.id == posting.task_id).values(**values))
+            if task is not None:
+                self._db.notify(conn)
             return stored
 
     def reject(self, poster: Poster, faults: Sequence[Mapping[str, str]]) -> None:

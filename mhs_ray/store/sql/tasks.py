@@ -63,10 +63,10 @@ class Submitted:
 
 
 class Tasks:
-    """Tasks as rows."""
+    """Tasks as rows. delivers: results go to Techcyte, so that a job is no use once its task's token has ended."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self, db: Database, *, delivers: bool = False) -> None:
+        self._db, self._delivers = db, delivers
 
     def submit(self, submission: Submission) -> Submitted:
         """Commit a task and its jobs. The same number again adds nothing. Raises InvalidInputError."""
@@ -105,11 +105,16 @@ class Tasks:
                 "env": container.env, "slide": self._db.vault.seal({"urls": list(urls)} if urls else {}),
                 "retry_exit_codes": container.retry_exit_codes, "max_model_retries": container.max_model_retries,
                 "priority": PRIORITY_RANK[s.priority], "state": JobState.QUEUED, "created_by": s.by,
-                "usable_until": usable_until(urls),
+                "usable_until": self._usable_until(urls, s),
             }  # fmt: skip
             job_ids.append(insert_job(conn, job, "submitted"))
         row = conn.execute(sa.select(t.tasks).where(t.tasks.c.id == task_id)).one()
+        self._db.notify(conn)
         return Submitted(_task(row), tuple(job_ids), created=True)
+
+    def _usable_until(self, urls: Sequence[str], s: Submission) -> datetime | None:
+        token = token_ends(s.techcyte_jwt) if s.techcyte_jwt and self._delivers else None
+        return min((end for end in (urls_end(urls), token) if end is not None), default=None)
 
     def _renew(self, conn: sa.Connection, known: sa.Row[Any], s: Submission) -> None:
         """Take newer credentials of a known request: jobs that wait and results that are parked can use them."""
@@ -123,7 +128,7 @@ class Tasks:
                 conn.execute(sa.update(t.tasks).where(t.tasks.c.id == known.id).values(techcyte_jwt=sealed))
                 renew_token(conn, known.id)
         for wanted in s.scans:
-            until = usable_until(wanted.urls)
+            until = self._usable_until(wanted.urls, s)
             if until is None:
                 continue
             conn.execute(
@@ -132,7 +137,11 @@ class Tasks:
                     t.jobs.c.task_id == known.id,
                     t.jobs.c.state == JobState.QUEUED,
                     t.jobs.c.usable_until < until,
-                    t.jobs.c.scan_id.in_(sa.select(t.scans.c.id).where(t.scans.c.company_id == s.company_id, t.scans.c.number == wanted.number)),
+                    t.jobs.c.scan_id.in_(
+                        sa.select(t.scans.c.id).where(
+                            t.scans.c.company_id == s.company_id, t.scans.c.number == wanted.number
+                        )
+                    ),
                 )
                 .values(slide=self._db.vault.seal({"urls": list(wanted.urls)}), usable_until=until)
             )
@@ -223,7 +232,7 @@ class Tasks:
         return found
 
 
-def usable_until(urls: Sequence[str]) -> datetime | None:
+def urls_end(urls: Sequence[str]) -> datetime | None:
     """Return when the first of a slide's presigned URLs ends, None when none of them says."""
     return min((end for url in urls if (end := expires_at(url)) is not None), default=None)
 

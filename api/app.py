@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from ray import serve
 
-from api import errors
+from api import errors, openapi
 from api.intake import Intake
+from api.limits import BodyLimit
 from api.routes import catalog, deliveries, gateway, jobs, logs, platform, results, scans, tasks
 from mhs_ray import __version__
 from mhs_ray.domain.errors import MhsError
@@ -53,13 +54,16 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
         app.state.intake = Intake(core.db, core.tasks, peers.wake)
         app.state.readiness = lambda: _readiness(core, peers)
         yield
+        await app.state.intake.close()
         core.db.close()
 
     app = FastAPI(
         title="mhs-ray", version=__version__, description=_DESCRIPTION, lifespan=lifespan, redoc_url=None,
         openapi_url="/openapi.json", docs_url="/docs",
     )  # fmt: skip
+    app.add_middleware(BodyLimit)
     errors.install(app)
+    openapi.install(app)
     for module in (catalog, scans, tasks, jobs, logs, results, deliveries, gateway, platform):
         app.include_router(module.router)
     return app

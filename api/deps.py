@@ -10,7 +10,7 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import AfterValidator
 
 from api.errors import Problem, TooLargeError
-from api.schemas import MAX_ROW_ID, no_nul
+from api.schemas import MAX_ROW_ID, storable
 from mhs_ray.auth.tokens import AttemptIdentity
 from mhs_ray.domain.errors import ForbiddenError, UnauthenticatedError
 from mhs_ray.domain.models import Principal
@@ -74,7 +74,8 @@ WriterDep = Annotated[Principal, Depends(writer)]
 CursorQuery = Annotated[str | None, Query(description="`next_cursor` of the page before", max_length=100)]
 IdPath = Annotated[int, Path(ge=1, le=MAX_ROW_ID)]
 IdQuery = Annotated[int | None, Query(ge=1, le=MAX_ROW_ID)]
-NameQuery = Annotated[str | None, Query(description="part of the name", max_length=200), AfterValidator(no_nul)]
+NameQuery = Annotated[str | None, Query(description="part of the name", max_length=200), AfterValidator(storable)]
+TextQuery = Annotated[str | None, Query(max_length=200), AfterValidator(storable)]
 LimitQuery = Annotated[int, Query(ge=1, le=500, description="items per page")]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -30,6 +30,7 @@ class Kind:
 INVALID: Final = Kind("invalid-input", 422, "The request has faults")
 INTERNAL: Final = Kind("internal", 500, "The platform failed")
 TOO_LARGE: Final = Kind("too-large", 413, "The request body is too large")
+MALFORMED: Final = Kind("malformed", 400, "The request cannot be read")
 METHOD: Final = Kind("method-not-allowed", 405, "This method is not for this path")
 NO_ROUTE: Final = Kind("no-such-path", 404, "There is nothing at this path")
 
@@ -42,10 +43,11 @@ TABLE: Final[Mapping[type[e.MhsError], Kind]] = {
     e.ForbiddenError: Kind("forbidden", 403, "You may not do this"),
     e.OverloadedError: Kind("overloaded", 503, "Come back later"),
     e.RegistryError: Kind("registry", 502, "The image registry failed"),
+    e.BlobsFullError: Kind("storage-full", 507, "There is no room for more"),
     e.BlobError: Kind("blob-store", 502, "The blob store failed"),
     e.TransitionError: Kind("conflict", 409, "Not now"),
 }
-KINDS: Final = (*dict.fromkeys(TABLE.values()), INTERNAL, TOO_LARGE, METHOD, NO_ROUTE)
+KINDS: Final = (*dict.fromkeys(TABLE.values()), INTERNAL, TOO_LARGE, MALFORMED, METHOD, NO_ROUTE)
 
 
 class ProblemFault(BaseModel):
@@ -101,7 +103,7 @@ def install(app: FastAPI) -> None:
             return await on_bug(request, error)
         faults = [{"path": f.path, "message": f.message} for f in getattr(error, "faults", ())]
         headers = {}
-        if isinstance(error, e.OverloadedError):
+        if isinstance(error, e.OverloadedError | e.BlobsFullError):
             headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, e.UnauthenticatedError):
             headers["WWW-Authenticate"] = 'Bearer realm="mhs", Basic realm="mhs"'
@@ -109,13 +111,18 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        faults = [{"path": json_path(tuple(f["loc"])), "message": f["msg"]} for f in error.errors()]
+        faults = [
+            {"path": "$", "message": "the body is no JSON"}
+            if f["type"] == "json_invalid"  # whose location is a position in the text
+            else {"path": json_path(tuple(f["loc"])), "message": f["msg"]}
+            for f in error.errors()
+        ]
         return problem(INVALID, "; ".join(f"{f['path']}: {f['message']}" for f in faults), faults)
 
     @app.exception_handler(HTTPException)
     async def on_http(_request: Request, error: HTTPException) -> JSONResponse:
-        kind = {404: NO_ROUTE, 405: METHOD}.get(error.status_code)
-        kind = kind or Kind(f"http-{error.status_code}", error.status_code, str(error.detail))
+        known = {k.status: k for k in (MALFORMED, NO_ROUTE, METHOD, TOO_LARGE)}
+        kind = known.get(error.status_code) or replace(MALFORMED, status=error.status_code)
         return problem(kind, str(error.detail), headers=error.headers)
 
     @app.exception_handler(Exception)

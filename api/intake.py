@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy.exc import DBAPIError
 
 from mhs_ray.domain.errors import MhsError, OverloadedError
 from mhs_ray.store.sql.database import Database
 from mhs_ray.store.sql.tasks import Submission, Submitted, Tasks
+
+log = logging.getLogger(__name__)
 
 _MAX_BATCH = 64
 _MAX_WAITING = 2000
@@ -21,12 +27,16 @@ Waiting = tuple[Submission, "asyncio.Future[Submitted]"]
 
 
 class Intake:
-    """wake: called after each commit that added jobs; must not block."""
+    """wake: called after each commit that added jobs; must not block.
+
+    Commits run in a thread of their own: nothing that is slow elsewhere in the replica holds a submission up.
+    """
 
     def __init__(self, db: Database, tasks: Tasks, wake: Callable[[], None]) -> None:
         self._db, self._tasks, self._wake = db, tasks, wake
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue(_MAX_WAITING)
         self._worker: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "intake")
 
     async def submit(self, submission: Submission) -> Submitted:
         """Return once the submission is committed. Raises what `Tasks.submit` does, and OverloadedError."""
@@ -39,20 +49,29 @@ class Intake:
             raise OverloadedError("too many submissions are waiting to be stored", retry_after_s=5) from None
         return await done
 
+    async def close(self) -> None:
+        """Commit what still waits, then take nothing more."""
+        if self._worker is not None:
+            await self._queue.join()
+            self._worker.cancel()
+        await asyncio.to_thread(self._thread.shutdown)
+
     async def _run(self) -> None:
         while True:
             batch = [await self._queue.get()]
             with contextlib.suppress(asyncio.QueueEmpty):
                 while len(batch) < _MAX_BATCH:
                     batch.append(self._queue.get_nowait())
-            outcomes = await asyncio.to_thread(self._commit, [s for s, _ in batch])
+            loop = asyncio.get_running_loop()
+            outcomes = await loop.run_in_executor(self._thread, self._commit, [s for s, _ in batch])
             for (_, done), outcome in zip(batch, outcomes, strict=True):
-                if done.cancelled():  # the caller went away; what was committed stays
-                    continue
-                if isinstance(outcome, Exception):
+                if done.done():  # the caller went away; what was committed stays
+                    pass
+                elif isinstance(outcome, Exception):
                     done.set_exception(outcome)
                 else:
                     done.set_result(outcome)
+                self._queue.task_done()
             if any(isinstance(o, Submitted) and o.created for o in outcomes):
                 self._wake()
 
@@ -66,6 +85,16 @@ class Intake:
                             outcomes.append(self._tasks.submit_in(conn, submission))
                     except MhsError as error:
                         outcomes.append(error)
-        except Exception as error:  # the transaction itself failed: nobody's submission is stored
-            return [error] * len(submissions)
+                    except DBAPIError as error:
+                        if error.connection_invalidated:
+                            raise
+                        log.exception("a submission could not be stored; the others of its batch are")
+                        outcomes.append(_not_stored())
+        except Exception:  # the transaction itself failed: nobody's submission is stored
+            log.exception("%s submissions could not be stored", len(submissions))
+            return [_not_stored() for _ in submissions]
         return outcomes
+
+
+def _not_stored() -> OverloadedError:
+    return OverloadedError("the submission could not be stored and nothing of it is; send it again", retry_after_s=5)

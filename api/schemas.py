@@ -19,14 +19,14 @@ MAX_ROW_ID = (1 << 53) - 1
 RowId = Annotated[int, Field(ge=1, le=MAX_ROW_ID)]
 
 
-def no_nul(text: str | None) -> str | None:
-    """Return `text`. Raises ValueError for a NUL character, which PostgreSQL cannot keep."""
-    if text is not None and "\x00" in text:
-        raise ValueError("a NUL character cannot be part of a text")
+def storable(text: str | None) -> str | None:
+    """Return `text`. Raises ValueError for what a database cannot keep: NUL characters and halves of characters."""
+    if text is not None and ("\x00" in text or any("\ud800" <= c <= "\udfff" for c in text)):
+        raise ValueError("NUL characters and lone surrogates cannot be part of a text")
     return text
 
 
-Text = Annotated[str, AfterValidator(no_nul)]
+Text = Annotated[str, AfterValidator(storable)]
 
 
 class Wire(BaseModel):
@@ -121,8 +121,8 @@ class PushInstructionsOut(Wire):
 class EnvVarIn(Body):
     """One environment variable. Of a secret one that exists already the value can be left out on an update."""
 
-    name: str = Field(examples=["THRESHOLD"])
-    value: str | None = Field(None, examples=["0.5"])
+    name: Text = Field(examples=["THRESHOLD"])
+    value: Text | None = Field(None, examples=["0.5"])
     secret: bool = False
 
 
@@ -229,8 +229,8 @@ class ScanIn(Body):
     """A scan to register: by `url`, by `path` on the platform's machine, or by an upload that follows (`filename`)."""
 
     name: Text | None = None
-    url: str | None = Field(None, description="http(s) URL of the slide, e.g. a presigned S3 URL")
-    path: str | None = Field(None, description="file or DICOM folder on the platform's machine")
+    url: Text | None = Field(None, description="http(s) URL of the slide, e.g. a presigned S3 URL")
+    path: Text | None = Field(None, description="file or DICOM folder on the platform's machine")
     filename: Text | None = Field(None, description="asks for an upload URL for a file of this name")
     scan_id: str | None = Field(None, description="the contract's SCAN_ID; the next of ours when left out")
 
@@ -397,24 +397,48 @@ class JobEventOut(Wire):
 
 
 class ScanResultOut(Wire):
-    """The result of one scan, GeoJSON left out (`features` says how many there are)."""
+    """The result of one scan; `features` says how many `geojson` has."""
 
-    scan_id: str = Field(serialization_alias="scanId")
+    scan_id: str = Field(alias="scanId")
     results: dict[str, Any] | None
-    qc_fail_reasons: list[str] | None = Field(serialization_alias="qcFailReasons")
+    qc_fail_reasons: list[str] | None = Field(alias="qcFailReasons")
     workflow: dict[str, Any] | None
     geojson: dict[str, Any] | None = None
     features: int
     summary: dict[str, Any]
-    job_id: int | None
-    created_at: datetime
+    job_id: int | None = Field(alias="jobId")
+    created_at: datetime = Field(alias="createdAt")
 
 
 class ResultsOut(Wire):
     """Results in the words of the contract."""
 
-    case_results: dict[str, Any] | None = Field(serialization_alias="caseResults")
-    scan_results: list[ScanResultOut] = Field(serialization_alias="scanResults")
+    case_results: dict[str, Any] | None = Field(alias="caseResults")
+    scan_results: list[ScanResultOut] = Field(alias="scanResults")
+
+
+class TokenOut(Wire):
+    """An access token; expires_in: seconds."""
+
+    access_token: str
+    token_type: str = "Bearer"  # noqa: S105
+    expires_in: int
+
+
+class EvaluationOut(Wire):
+    """One evaluation of a case, as Techcyte answers it."""
+
+    id: int
+    sample_id: int
+    case_id: int | None
+    task_id: int
+    details: dict[str, Any]
+
+
+class AliveOut(Wire):
+    """The replica answers."""
+
+    status: str = "ok"
 
 
 class HealthOut(Wire):

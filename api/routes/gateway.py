@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from api import schemas as s
 from api.deps import CallerDep, CoreDep, basic_credentials, problems, read_body
 from mhs_ray.domain.errors import InvalidInputError, UnauthenticatedError
 from mhs_ray.results.triage import CasePatchBody
@@ -16,6 +17,13 @@ from mhs_ray.results.wire import ResultsBody
 
 router = APIRouter(prefix="/api/v3", tags=["results gateway"], responses=problems())
 _TOKEN_LIFE = timedelta(hours=12)
+_FORM = {
+    "schema": {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("grant_type", "client_id", "client_secret")},
+    },
+    "example": {"grant_type": "client_credentials", "client_id": "mhs-0f3c", "client_secret": "…"},
+}
 
 
 def _body(model: type[Any]) -> dict[str, Any]:
@@ -53,17 +61,23 @@ async def patch_case(request: Request, core: CoreDep, who: CallerDep, task_id: s
 
 
 @router.get(
-    "/external/case_evaluations/{task_id}", summary="List evaluations of the task's case", responses=problems(404)
+    "/external/case_evaluations/{task_id}",
+    summary="List evaluations of the task's case",
+    responses=problems(404),
+    response_model=list[s.EvaluationOut],
 )
 def get_evaluations(core: CoreDep, who: CallerDep, task_id: str) -> list[dict[str, Any]]:
     """Every evaluation of the case; `workflow` is not part of details."""
-    return core.gateway.evaluations(core.gateway.authorize(who, task_id))
+    return core.gateway.evaluations(core.gateway.authorize(who, task_id, write=False))
 
 
-@router.post("/token", summary="Trade API keys for a token", responses=problems(413))
+@router.post(
+    "/token", summary="Trade API keys for a token", responses=problems(413),
+    openapi_extra={"requestBody": {"content": {"application/x-www-form-urlencoded": _FORM}}},
+)  # fmt: skip
 async def post_token(
     request: Request, core: CoreDep, authorization: Annotated[str | None, Header()] = None
-) -> dict[str, Any]:
+) -> s.TokenOut:
     """For local testing: HTTP Basic `id:secret`, or form fields `client_id` and `client_secret`."""
     form = parse_qs((await read_body(request, 16 * 1024)).decode("utf-8", "replace"))
     grant = form.get("grant_type", ["client_credentials"])[0]
@@ -77,4 +91,4 @@ async def post_token(
         raise UnauthenticatedError("send HTTP Basic id:secret, or the form fields client_id and client_secret")
     who = await run_in_threadpool(core.verifier.verify, client_id, secret)
     token = core.tokens.for_client(who, _TOKEN_LIFE)
-    return {"access_token": token, "token_type": "Bearer", "expires_in": int(_TOKEN_LIFE.total_seconds())}
+    return s.TokenOut(access_token=token, expires_in=int(_TOKEN_LIFE.total_seconds()))

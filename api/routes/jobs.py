@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api import schemas as s
-from api.deps import CoreDep, CursorQuery, IdPath, IdQuery, LimitQuery, WhoDep, WriterDep, page_out, problems
+from api.deps import CoreDep, CursorQuery, IdPath, IdQuery, LimitQuery, TextQuery, WhoDep, WriterDep, page_out, problems
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.failures import FailureClass
 from mhs_ray.domain.ids import parse_id
@@ -26,10 +26,10 @@ def list_jobs(
     limit: LimitQuery = 50,
     state: Annotated[list[JobState] | None, Query()] = None,
     container_id: IdQuery = None,
-    algorithm: Annotated[str | None, Query(max_length=200)] = None,
+    algorithm: TextQuery = None,
     scan_row_id: IdQuery = None,
     task_id: Annotated[str | None, Query(max_length=60)] = None,
-    created_by: Annotated[str | None, Query(max_length=200)] = None,
+    created_by: TextQuery = None,
     failure_class: FailureClass | None = None,
     created_after: datetime | None = None,
     created_before: datetime | None = None,

@@ -23,6 +23,13 @@ router = APIRouter(responses=problems())
 _FOLLOW_S: Final = 0.3  # how often a followed log is looked at; nobody looks when nobody follows
 _KEEPALIVE_S: Final = 15.0
 _AT_ONCE: Final = 2000
+_LOG_EXAMPLES: Final = {
+    "text/plain": {"example": "2026-03-02T09:26:53.589793Z Processing image: /input/image.svs\n"},
+    "text/event-stream": {
+        "example": 'id: 1-0\ndata: {"attempt": 1, "line": 0, "source": "stdout", "at": "2026-03-02T09:26:53.589793Z", '
+        '"text": "Processing image: /input/image.svs"}\n\nevent: end\ndata: {"state": "succeeded", "attempt": 1}\n\n'
+    },
+}
 _EVENT_ID: Final = re.compile(r"(?:(?P<attempt>[0-9]{1,6})-)?(?P<line>[0-9]{1,12})")
 
 
@@ -30,7 +37,7 @@ _EVENT_ID: Final = re.compile(r"(?:(?P<attempt>[0-9]{1,6})-)?(?P<line>[0-9]{1,12
     "/v1/jobs/{job_id}/log",
     tags=["jobs"],
     summary="Read a job's log",
-    responses={200: {"content": {"text/plain": {}, "text/event-stream": {}}}, **problems(404)},
+    responses={200: {"content": _LOG_EXAMPLES}, **problems(404)},
     response_class=Response,
 )
 async def get_log(

@@ -29,15 +29,16 @@ router = APIRouter()
 
 
 @router.get("/healthz", tags=["platform"], summary="Is this replica alive?")
-async def healthz() -> dict[str, str]:
+async def healthz() -> s.AliveOut:
     """Answers as long as the replica can answer at all."""
-    return {"status": "ok"}
+    return s.AliveOut()
 
 
 @router.get(
     "/readyz",
     tags=["platform"],
     summary="Can the platform do its work?",
+    response_model=s.HealthOut,
     responses={503: {"model": s.HealthOut, "description": "a part is missing"}},
 )
 async def readyz(request: Request) -> JSONResponse:

@@ -11,7 +11,9 @@ from typing import Annotated, Any, BinaryIO, Final, Literal, cast
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
+from api import schemas as s
 from api.deps import CoreDep, IdPath, WhoDep, problems
+from api.examples import EXAMPLES
 from mhs_ray.domain.ids import parse_id
 from mhs_ray.services.core import Core
 from mhs_ray.store.sql.results import StoredResult
@@ -22,19 +24,27 @@ _MEDIA: Final = {
     "geojson": ("application/geo+json", "geojson"),
     "parquet": ("application/vnd.apache.parquet", "parquet"),
 }
+_FORMATS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "model": s.ResultsOut,
+        "content": {
+            _MEDIA["geojson"][0]: {"example": EXAMPLES["ResultsBody"]["scanResults"][0]["geojson"]},
+            _MEDIA["parquet"][0]: {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+    **problems(404, 502),
+}
 FormatQuery = Annotated[Literal["json", "geojson", "parquet"], Query(alias="format")]
 
 
-@router.get(
-    "/v1/tasks/{task_id}/results", tags=["results"], summary="Get the results of a task", responses=problems(404)
-)
+@router.get("/v1/tasks/{task_id}/results", tags=["results"], summary="Get the results of a task", responses=_FORMATS)
 def get_task_results(core: CoreDep, who: WhoDep, task_id: str, kind: FormatQuery = "json") -> Response:
     """All scans. JSON in the contract's words, GeoJSON in level-0 pixels, or GeoParquet."""
     number = parse_id(task_id, "task", "$.task_id")
     return _results(core, core.jobs.results.of_task(who.company_id, number), kind, f"task-{number}")
 
 
-@router.get("/v1/jobs/{job_id}/results", tags=["results"], summary="Get a job's results", responses=problems(404))
+@router.get("/v1/jobs/{job_id}/results", tags=["results"], summary="Get a job's results", responses=_FORMATS)
 def get_job_results(core: CoreDep, who: WhoDep, job_id: IdPath, kind: FormatQuery = "json") -> Response:
     """JSON in the contract's words (GeoJSON included), GeoJSON in level-0 pixels, or GeoParquet."""
     return _results(core, [core.jobs.result(who, job_id)], kind, f"job-{job_id}")

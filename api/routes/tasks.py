@@ -47,7 +47,7 @@ async def webhook(request: Request, response: Response, core: CoreDep, who: Writ
     """Each scan of the request becomes one job. Committed before the answer; the same `task_id` again adds nothing."""
     body = await read_body(request, core.settings.api.max_body)
     try:
-        posted = json.loads(body)
+        posted = json.loads(body, parse_constant=_no_constant)
     except ValueError as error:
         raise InvalidInputError.at("$", f"the body is no JSON: {error}") from None
     except RecursionError:
@@ -105,3 +105,7 @@ def _task_out(task: Task, jobs: list[s.JobOut]) -> s.TaskOut:
         priority=task.priority, description=task.description, created_by=task.created_by,
         created_at=task.created_at, jobs=jobs,
     )  # fmt: skip
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

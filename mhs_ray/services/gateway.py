@@ -30,14 +30,14 @@ class GatewayService:
         self._blobs = blobs
         self._wake = wake
 
-    def authorize(self, who: AttemptIdentity | Principal, task_id: str) -> Poster:
-        """Return who posts for which task. Raises ForbiddenError for a token of another task."""
+    def authorize(self, who: AttemptIdentity | Principal, task_id: str, *, write: bool = True) -> Poster:
+        """Return who posts, or reads, for which task. Raises ForbiddenError for a token of another task."""
         number = parse_id(task_id, "task", "$.task_id")
         if isinstance(who, AttemptIdentity):
             if who.task_number != number:
                 raise ForbiddenError(f"this token is for task {who.task_number}, not for task {number}")
             return Poster(who.company_id, number, who.job_id, who.attempt)
-        if not who.may_write:
+        if write and not who.may_write:
             raise ForbiddenError("a viewer cannot post results")
         return Poster(who.company_id, number)
 

@@ -41,7 +41,7 @@ class ScanService:
             who.company_id, who.name, name=clean_name(name or filename), source="blob",
             location={"filename": filename}, status=ScanStatus.UPLOADING, number=number,
         )  # fmt: skip
-        key = f"scans/{who.company_id}/{scan.id}/slide"
+        key = _slide_key(scan)
         self.scans.update(scan.id, location={"key": key, "filename": filename})
         return scan, self._blobs.sign(key, "PUT", UPLOAD_LIFE), datetime.now(UTC) + UPLOAD_LIFE
 
@@ -58,7 +58,7 @@ class ScanService:
         scan = self.scans.get(who.company_id, scan_id)
         if scan.status is ScanStatus.READY:
             return scan
-        key = self.scans.location(scan_id)["key"]
+        key = self.scans.location(scan_id).get("key", _slide_key(scan))
         stored = self._blobs.stat(key)
         if stored is None:
             raise ConflictError(f"nothing was uploaded for scan {scan_id} yet; PUT the file to its upload URL first")
@@ -145,3 +145,7 @@ class ScanService:
 
     def _path(self, key: str) -> Path | None:
         return self._blobs.root / "blobs" / key if isinstance(self._blobs, LocalBlobs) else None
+
+
+def _slide_key(scan: Scan) -> str:
+    return f"scans/{scan.company_id}/{scan.id}/slide"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -30,6 +29,8 @@ def from_webhook(who: Principal, body: Mapping[str, Any], host: str) -> Submissi
             faults.append(Fault(f"$.{key}", "must be a string"))
         elif value not in (None, ""):
             names.append((f"$.{key}", str(value).strip()))
+            if not str(value).isprintable():
+                faults.append(Fault(f"$.{key}", "control characters cannot be part of a name"))
     jwt_token = body.get("jwt_token")
     if jwt_token is not None and not isinstance(jwt_token, str):
         faults.append(Fault("$.jwt_token", "must be a string"))
@@ -51,9 +52,9 @@ def from_webhook(who: Principal, body: Mapping[str, Any], host: str) -> Submissi
         priority=Priority.CLINICAL,
         techcyte_jwt=jwt_token or None,
         request={
-            "company_id": str(body.get("company_id", "")),
-            "stains": json.loads(json.dumps(stains or {})),
-            "unknown_keys": sorted(str(k) for k in body if k not in _WEBHOOK_KEYS)[:50],
+            "company_id": str(body.get("company_id", ""))[:200],
+            "stains": dict(stains or {}),
+            "unknown_keys": sorted(k[:200] for k in body if k not in _WEBHOOK_KEYS)[:50],
         },
     )
 
@@ -140,6 +141,9 @@ def _webhook_scans(body: Mapping[str, Any], faults: list[Fault]) -> tuple[Reques
 
 
 def _is_http(url: str) -> bool:
+    # A line break or a lone surrogate would not survive the way into a container's environment.
+    if not url.isprintable() or " " in url:
+        return False
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import ray
+from ray._private.state import actors
 
 from mhs_ray.actors.attempt import AttemptActor
 from mhs_ray.actors.names import NAMESPACE, attempt_key, attempt_name
@@ -71,8 +72,8 @@ class RayCluster:
                 actor = ray.get_actor(name, NAMESPACE)
             except ValueError:
                 return
-            pending = ray.util.state.get_actor(actor._actor_id.hex())
-            if pending is not None and pending.state in {"PENDING_CREATION", "DEPENDENCIES_UNREADY"}:
+            # A call to an actor that waits for a GPU would wait with it. Asked of the GCS: the state API needs the dashboard.
+            if actors(actor._actor_id.hex()).get("State") in {"PENDING_CREATION", "DEPENDENCIES_UNREADY"}:
                 ray.kill(actor)
             else:
                 actor.stop.remote()

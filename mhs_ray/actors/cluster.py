@@ -72,7 +72,7 @@ class RayCluster:
                 actor = ray.get_actor(name, NAMESPACE)
             except ValueError:
                 return
-            # A call to an actor that waits for a GPU would wait with it. Asked of the GCS: the state API needs the dashboard.
+            # A call to an actor that waits for a GPU would wait with it. The public state API needs the dashboard.
             if actors(actor._actor_id.hex()).get("State") in {"PENDING_CREATION", "DEPENDENCIES_UNREADY"}:
                 ray.kill(actor)
             else:

@@ -12,6 +12,7 @@ from mhs_ray.attempt.runner import Node
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.engines import labels
 from mhs_ray.engines.pause import ensure_pause_image
+from mhs_ray.engines.reaper import reap
 from mhs_ray.engines.select import pick_engine
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.keys import load_keys
@@ -80,15 +81,14 @@ def sweep_node(platform: str, alive: Callable[[], Collection[tuple[int, int]]]) 
     node = open_node()
     sandboxes, work = node.folder / "sandboxes", node.folder / "work"
     folders = [f for parent in (sandboxes, work) if parent.is_dir() for f in parent.iterdir()]
-    containers = node.engine.containers(f"{labels.PLATFORM}={platform}")
-    owned = {f"mhs-{platform}-{job}-{attempt}" for job, attempt in alive()}
-    removed = []
-    for container in containers:
-        if container.name.removesuffix("-net") not in owned:
-            node.engine.remove(container.name)
-            removed.append(container.name)
+
+    @functools.cache
+    def owned() -> frozenset[str]:
+        return frozenset(f"mhs-{platform}-{job}-{attempt}" for job, attempt in alive())
+
+    removed = reap(node.engine, f"{labels.PLATFORM}={platform}", keep=lambda c: c.name.removesuffix("-net") in owned())
     for folder in folders:
-        if folder.name not in owned:
+        if folder.name not in owned():
             remove_folder(folder)
             removed.append(folder.name)
     if removed:

@@ -195,14 +195,14 @@ def down(settings: Settings, say: Say, *, locked: bool = False) -> bool:
 def remove_containers(settings: Settings) -> None:
     """Remove what attempts left on this machine; only called when nothing of the platform runs."""
     from mhs_ray.engines import labels
+    from mhs_ray.engines.reaper import reap
     from mhs_ray.engines.select import pick_engine
     from mhs_ray.sandbox.scratch import sweep
 
     platform = load_keys(settings.home / "keys").platform
     try:
         engine = pick_engine(settings.engine, docker_host=settings.docker_host)
-        for container in engine.containers(f"{labels.PLATFORM}={platform}"):
-            engine.remove(container.name)
+        reap(engine, f"{labels.PLATFORM}={platform}", keep=lambda _container: False)
     except MhsError as error:
         log.warning("containers could not be looked for: %s", error)
     for name in ("sandboxes", "work"):

@@ -138,6 +138,7 @@ def _ray_start(settings: Settings, environment: dict[str, str], temp_dir: str, g
         str(Path(sys.executable).with_name("ray")), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
         f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", f"--num-gpus={gpus}", f"--temp-dir={temp_dir}",
         "--disable-usage-stats", f"--num-cpus={max(4, os.cpu_count() or 1)}", "--object-store-memory=268435456",
+        "--ray-client-server-port=0",  # none: nobody uses it, and it would outlive `down`
     ]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode:

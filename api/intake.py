@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 
 from mhs_ray.domain.errors import MhsError, OverloadedError
 from mhs_ray.store.sql.database import Database
@@ -85,8 +85,8 @@ class Intake:
                             outcomes.append(self._tasks.submit_in(conn, submission))
                     except MhsError as error:
                         outcomes.append(error)
-                    except DBAPIError as error:
-                        if error.connection_invalidated:
+                    except StatementError as error:
+                        if isinstance(error, DBAPIError) and error.connection_invalidated:
                             raise
                         log.exception("a submission could not be stored; the others of its batch are")
                         outcomes.append(_not_stored())

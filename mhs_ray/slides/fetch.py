@@ -144,17 +144,17 @@ def revalidate(
     with client(policy, limits, tls) as http:
         for attempt in range(limits.retries + 1):
             try:
-                answer = _send(http, url, {"Range": "bytes=0-0"}, limits)
+                answer = send(http, url, {"Range": "bytes=0-0"}, limits)
                 try:
                     if answer.status_code in (200, 206):
                         return etag is not None and answer.headers.get("etag") == etag
                     if answer.status_code == 416:  # an empty object
                         return False
-                    raise refusal(url, answer.status_code, answer.headers, _some(answer), datetime.now(UTC))
+                    raise refusal(url, answer.status_code, answer.headers, first_bytes(answer), datetime.now(UTC))
                 finally:
                     answer.close()
             except (httpx.TransportError, SlideFetchError) as error:
-                failed = _translated(url, error)
+                failed = failure_to_fetch(url, error)
                 if not failed.transient or attempt == limits.retries:
                     raise failed from None
                 time.sleep(min(limits.backoff_s * 2**attempt, limits.backoff_max_s))
@@ -196,7 +196,7 @@ class _Download:
                 self._once()
                 break
             except (httpx.TransportError, SlideFetchError) as error:
-                failed = _translated(self._url, error)
+                failed = failure_to_fetch(self._url, error)
                 failures = failures + 1 if self._state.offset <= reached else 1
                 reached = max(reached, self._state.offset)
                 if not failed.transient or failed.reason in ("changed", "no-space") or failures > self._limits.retries:
@@ -215,7 +215,7 @@ class _Download:
             headers = {"Range": f"bytes={state.offset}-", "If-Range": state.validator}
         elif state.offset:
             self._restart()
-        answer = _send(self._http, self._url, headers, self._limits)
+        answer = send(self._http, self._url, headers, self._limits)
         try:
             self._take_head(answer)
             self._on_progress(state.offset, state.total)
@@ -228,7 +228,7 @@ class _Download:
         if answer.status_code not in (200, 206):
             if answer.status_code == 416 and state.offset:
                 raise self._changed()
-            raise refusal(self._url, answer.status_code, head, _some(answer), datetime.now(UTC))
+            raise refusal(self._url, answer.status_code, head, first_bytes(answer), datetime.now(UTC))
         if head.get("content-encoding", "identity").lower() != "identity":
             raise SlideFetchError("refused", f"{self._shown} is stored compressed; store the slide as it is")
         etag, modified = head.get("etag"), head.get("last-modified")
@@ -300,7 +300,7 @@ class _Download:
         )
 
 
-def _send(http: httpx.Client, url: str, headers: dict[str, str], limits: FetchLimits) -> httpx.Response:
+def send(http: httpx.Client, url: str, headers: dict[str, str], limits: FetchLimits) -> httpx.Response:
     """GET with redirects followed by hand: the policy judges each step, https never falls back to http."""
     for _ in range(limits.max_redirects + 1):
         answer = http.send(http.build_request("GET", url, headers=headers), stream=True)
@@ -316,7 +316,8 @@ def _send(http: httpx.Client, url: str, headers: dict[str, str], limits: FetchLi
     raise SlideFetchError("refused", f"{redact_url(url)} redirects more than {limits.max_redirects} times")
 
 
-def _translated(url: str, error: Exception) -> SlideFetchError:
+def failure_to_fetch(url: str, error: Exception) -> SlideFetchError:
+    """Return what went wrong with `url`, in our words."""
     if isinstance(error, SlideFetchError):
         return error
     shown, detail = redact_url(url), redact_text(str(error))[:200]
@@ -329,7 +330,7 @@ def _translated(url: str, error: Exception) -> SlideFetchError:
     return SlideFetchError("unreachable", f"the connection to {shown} broke: {detail or type(error).__name__}", True)
 
 
-def _some(answer: httpx.Response) -> bytes:
+def first_bytes(answer: httpx.Response) -> bytes:
     """The first 64 KiB of an error's body; whatever goes wrong with it does not matter."""
     data = b""
     try:

@@ -92,12 +92,12 @@ class TilePlan:
     @property
     def x(self) -> NDArray[np.int64]:
         """Left sides in level-0 pixels."""
-        return np.rint(self.column * self.downsample).astype(np.int64)
+        return np.asarray(np.rint(self.column * self.downsample), np.int64)
 
     @property
     def y(self) -> NDArray[np.int64]:
         """Upper sides in level-0 pixels."""
-        return np.rint(self.row * self.downsample).astype(np.int64)
+        return np.asarray(np.rint(self.row * self.downsample), np.int64)
 
     @property
     def extent(self) -> tuple[float, float]:

@@ -32,7 +32,7 @@ from tests.unit.slides.test_tiles import VARIANTS, Variant, write
 def mean(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     height, width = pixels.shape[0] // factor, pixels.shape[1] // factor
     sums = pixels.reshape(height, factor, width, factor, 3).astype(int).sum(axis=(1, 3))
-    exact = ((sums + factor * factor // 2) // (factor * factor)).astype(np.uint8)
+    exact = np.asarray((sums + factor * factor // 2) // (factor * factor), np.uint8)
     if factor in (2, 4, 8):  # for other factors Pillow's own division is a hair off
         assert np.array_equal(exact, np.asarray(Image.fromarray(pixels).reduce(factor)))
     return exact

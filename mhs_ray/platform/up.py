@@ -29,6 +29,7 @@ from mhs_ray.platform.processes import alive, end
 log = logging.getLogger(__name__)
 
 _READY_S: Final = 180.0
+_MARK: Final = "RAY_MHS_TEMP"  # in the environment of every process that Ray starts
 Say = Callable[[str], None]
 
 
@@ -138,9 +139,9 @@ def _ray_start(settings: Settings, environment: dict[str, str], temp_dir: str, g
         str(Path(sys.executable).with_name("ray")), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
         f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", f"--num-gpus={gpus}", f"--temp-dir={temp_dir}",
         "--disable-usage-stats", f"--num-cpus={max(4, os.cpu_count() or 1)}", "--object-store-memory=268435456",
-        "--ray-client-server-port=0",  # none: nobody uses it, and it would outlive `down`
     ]  # fmt: skip
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    told = environment | {_MARK: temp_dir}
+    done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode:
         raise StartError(f"Ray did not start: {(done.stderr or done.stdout).strip()[-2000:]}")
 
@@ -228,14 +229,22 @@ def platform_pids(settings: Settings) -> list[int]:
 
 
 def _ray_pids(temp_dir: str) -> list[int]:
-    """Return the processes of the Ray that lives in `temp_dir`: they name it on their command line or hold it open."""
+    """Return the processes of the Ray that lives in `temp_dir`: they name it on their command line or were told it."""
     found = []
+    mark = f"\0{_MARK}={temp_dir}\0".encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
-            command = _command(int(entry.name))
-            if temp_dir in command or f"MHS_RAY_TEMP={temp_dir}" in command:
+            # Ray's client server names no folder on its command line, but has inherited its environment.
+            if temp_dir in _command(int(entry.name)) or mark in _environment(int(entry.name)):
                 found.append(int(entry.name))
     return found
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
 
 
 def _command(pid: int) -> str:

@@ -48,6 +48,7 @@ class DispatcherShell:
         self._wake = asyncio.Event()
         self._waiting: dict[AttemptKey, asyncio.Task[None]] = {}
         self._main: asyncio.Task[None] | None = None
+        self._sweep_now = False
         self._lead = Lead(self._core.db)
         self._listener: Listener | None = None
         self._courier = build_courier(self._core)
@@ -87,7 +88,8 @@ class DispatcherShell:
                 if now >= next_reconcile:
                     await asyncio.to_thread(self._dispatcher.reconcile)
                     next_reconcile = now + _RECONCILE_S
-                if now >= next_sweep:
+                if now >= next_sweep or self._sweep_now:
+                    self._sweep_now = False
                     await asyncio.to_thread(self._sweep)
                     next_sweep = now + _SWEEP_S
                 while await asyncio.to_thread(self._dispatcher.dispatch):
@@ -151,6 +153,7 @@ class DispatcherShell:
                 try:
                     node_id, node = await actor.ready.remote()
                     order = await self._stored(self._dispatcher.order, key, node)
+                    self._wake.set()  # one fewer waits for a node: the next one may
                     if order is not None:
                         starting = asyncio.create_task(self._start(key, actor, node_id))
                         outcome: Outcome | None = await actor.run.remote(order)
@@ -162,6 +165,8 @@ class DispatcherShell:
                     await asyncio.sleep(2)  # not to be reached is not dead
                 except ray.exceptions.RayActorError:
                     await self._stored(self._dispatcher.lost, key, "the worker process or its node died")
+                    # Its container may still hold the GPU that the next attempt will be given.
+                    self._sweep_now = True
                     break
             await asyncio.to_thread(self._cluster.forget, key)
         finally:

@@ -93,7 +93,7 @@ def parse_results(body: bytes, *, task_scans: Collection[int]) -> ParsedResults:
     cursor.end()
     if type(posted) is not dict:
         faults.add("$", f"must be an object with scanResults, is {kind(posted)}")
-    faults.raise_any()
+        faults.raise_any()
     _check_plain(posted, task_scans, faults)
     faults.raise_any()
     scans = tuple(_scan_result(scan) for scan in posted["scanResults"])
@@ -176,7 +176,7 @@ def _read_features(cursor: Cursor, path: str, faults: Faults, into: _Collection)
 
 
 def _check_plain(body: dict[str, Any], task_scans: Collection[int], faults: Faults) -> None:
-    """Check everything but the features, which passed already."""
+    """Check everything but the features, which were looked at already."""
     for key, value in body.items():
         if key != "scanResults":
             faults.check(value, f"${step(key)}")

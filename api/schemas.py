@@ -342,6 +342,8 @@ class TaskOut(Wire):
     origin: str
     priority: m.Priority
     description: str
+    triage_category: str | None = Field(None, description="as the newest posting or PATCH of a container set it")
+    triage_score: float | None = None
     created_by: str
     created_at: datetime
     jobs: list[JobOut] = []

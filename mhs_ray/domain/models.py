@@ -183,6 +183,8 @@ class Task:
     description: str
     created_by: str
     created_at: datetime
+    triage_category: str | None = None
+    triage_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

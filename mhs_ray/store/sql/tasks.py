@@ -294,5 +294,5 @@ def _find_algorithm(scope: Scoped, s: Submission) -> tuple[sa.Row[Any], str]:
 def _task(row: sa.Row[Any]) -> Task:
     return Task(
         row.id, row.company_id, row.number, row.case_number, row.algorithm_id, row.algorithm_name, row.origin,
-        Priority(row.priority), row.description, row.created_by, row.created_at,
+        Priority(row.priority), row.description, row.created_by, row.created_at, row.triage_category, row.triage_score,
     )  # fmt: skip

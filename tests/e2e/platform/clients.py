@@ -38,5 +38,4 @@ class Client:
             stdin = shlex.split(before)[2]
         words = shlex.split(command)
         assert words[0] == self.name, command
-        # The only word that is this machine's own: a build without a network to give to it.
         return self.run(*words[1:], cwd=cwd, stdin=stdin)

@@ -127,7 +127,7 @@ def platform(request: pytest.FixtureRequest, folder: Path, docker: Client) -> It
 
 
 @pytest.fixture(scope="session")
-def context(folder: Path) -> Iterator[Path]:
+def context(folder: Path) -> Path:
     """A folder with what `docker build` needs: three models, and requests with its own trust store."""
     made = folder / "context"
     made.mkdir()
@@ -142,7 +142,7 @@ def context(folder: Path) -> Iterator[Path]:
     for module in (certifi, charset_normalizer, idna, requests, urllib3):
         source = Path(str(module.__file__)).parent
         shutil.copytree(source, made / "vendor" / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-    yield made
+    return made
 
 
 def dockerfile(model: str, version: str = "1") -> str:
@@ -214,10 +214,10 @@ def dicom_series() -> list[bytes]:
     if not sample.is_file():
         pytest.skip("shared/data has no DICOM sample here")
     import pydicom
+    from pydicom.uid import generate_uid
 
-    first = pydicom.dcmread(sample)
     second = pydicom.dcmread(sample)
-    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = f"{first.SOPInstanceUID}.1"
+    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     out = io.BytesIO()
     second.save_as(out, enforce_file_format=True)
     return [sample.read_bytes(), out.getvalue()]

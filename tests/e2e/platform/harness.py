@@ -19,7 +19,10 @@ from tests.e2e.platform.clients import Client
 PROJECT = Path(__file__).resolve().parents[3]
 ENDED = ("succeeded", "failed", "cancelled", "timed out")
 HOST = "ci.techcyte.com"  # the contract's own; inside a container it must lead to our gateway
-_CALL = "from mhs_ray.domain.settings import load_settings; from mhs_ray.platform.up import {0}; {0}(load_settings(), print)"
+_CALL = (
+    "from mhs_ray.domain.settings import load_settings as settings; "
+    "from mhs_ray.platform.up import {0}; {0}(settings(), print)"
+)
 
 
 def eventually(look: Callable[[], Any], what: str, within_s: float = 60, every_s: float = 0.1) -> Any:

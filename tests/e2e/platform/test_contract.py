@@ -47,7 +47,8 @@ def test_a_standard_library_container_runs_unchanged(
     results = platform.get(f"/v1/jobs/{job}/results")
     [result] = results["scanResults"]
     assert results["caseResults"]["mitosisCount"] == 1
-    assert results["caseResults"]["triage"] == {"category": "urgent", "score": 0.9}
+    task = platform.get(f"/v1/tasks/{ended['task_id']}")
+    assert (task["triage_category"], task["triage_score"]) == ("urgent", 0.9)
     assert result["scanId"] == ended["scan_id"]
     size = slide.stat().st_size
     assert result["results"] == {"summary": "one mitosis", "bytes": size, "external_url": "https://lab.example/r/1"}

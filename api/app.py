@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from ray import serve
 
-from api import errors, openapi
+from api import database_errors, errors, openapi
 from api.intake import Intake
 from api.limits import BodyLimit
 from api.routes import catalog, deliveries, gateway, jobs, logs, platform, results, scans, tasks
@@ -63,6 +63,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
     )  # fmt: skip
     app.add_middleware(BodyLimit)
     errors.install(app)
+    database_errors.install(app)
     openapi.install(app)
     for module in (catalog, scans, tasks, jobs, logs, results, deliveries, gateway, platform):
         app.include_router(module.router)

@@ -81,8 +81,9 @@ def cancel_job(core: CoreDep, who: WriterDep, job_id: IdPath) -> s.JobOut:
     tags=["jobs"],
     status_code=201,
     summary="Run an ended job again",
-    responses=problems(404, 409),
+    responses=problems(404, 409, 507),
 )
 def rerun_job(core: CoreDep, who: WriterDep, job_id: IdPath) -> s.JobOut:
     """As a new job, with the image digest and the variables that the first one had."""
+    core.room.check()
     return s.JobOut.of(core.jobs.rerun(who, job_id))

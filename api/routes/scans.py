@@ -32,7 +32,7 @@ def list_scans(
     return s.PageOut[s.ScanOut].model_validate(page_out(page.map(s.ScanOut.of)))
 
 
-@router.post("", status_code=201, summary="Register a scan")
+@router.post("", status_code=201, summary="Register a scan", responses=problems(507))
 def create_scan(core: CoreDep, who: WriterDep, body: s.ScanIn) -> s.ScanOut:
     """By `path` or `url`, or by `filename`: then PUT the file to `upload_url` and POST `/v1/scans/{id}/complete`."""
     number = parse_id(body.scan_id, "scan", "$.scan_id") if body.scan_id is not None else None
@@ -42,6 +42,7 @@ def create_scan(core: CoreDep, who: WriterDep, body: s.ScanIn) -> s.ScanOut:
         return s.ScanOut.of(core.scans.add_path(who, body.path, body.name, number))
     if body.url is not None:
         return s.ScanOut.of(core.scans.add_url(who, body.url, body.name, number))
+    core.room.check()
     return s.ScanOut.of(*core.scans.begin_upload(who, body.filename or "", body.name, number))
 
 

@@ -6,6 +6,7 @@ import json
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from api import schemas as s
 from api.deps import CoreDep, CursorQuery, IdQuery, LimitQuery, WhoDep, WriterDep, page_out, problems, read_body
@@ -21,6 +22,8 @@ router = APIRouter(responses=problems())
 
 
 async def _submit(request: Request, core: Core, submission: Submission, response: Response) -> s.SubmittedOut:
+    if not core.room.is_known:
+        await run_in_threadpool(core.room.check)
     done: Submitted = await request.app.state.intake.submit(submission)
     response.status_code = 201 if done.created else 200
     return s.SubmittedOut(task_id=str(done.task.number), job_ids=list(done.job_ids), created=done.created)
@@ -34,7 +37,7 @@ async def _submit(request: Request, core: Core, submission: Submission, response
     status_code=201,
     responses={
         200: {"model": s.SubmittedOut, "description": "this task id had come before; nothing was added"},
-        **problems(413, 503),
+        **problems(413, 503, 507),
     },
     openapi_extra={
         "requestBody": {
@@ -64,7 +67,7 @@ async def webhook(request: Request, response: Response, core: CoreDep, who: Writ
     status_code=201,
     responses={
         200: {"model": s.SubmittedOut, "description": "this task id had come before; nothing was added"},
-        **problems(503),
+        **problems(503, 507),
     },
 )
 async def create_task(
@@ -103,7 +106,7 @@ def _task_out(task: Task, jobs: list[s.JobOut]) -> s.TaskOut:
         case_id=encode_id("humanCase", task.case_number) if task.case_number is not None else None,
         algorithm_id=task.algorithm_id, algorithm_name=task.algorithm_name, origin=task.origin,
         priority=task.priority, description=task.description, created_by=task.created_by,
-        created_at=task.created_at, jobs=jobs,
+        triage_category=task.triage_category, triage_score=task.triage_score, created_at=task.created_at, jobs=jobs,
     )  # fmt: skip
 
 

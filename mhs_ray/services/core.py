@@ -26,6 +26,7 @@ from mhs_ray.services.gateway import GatewayService
 from mhs_ray.services.images import ImageService
 from mhs_ray.services.jobs import JobService
 from mhs_ray.services.policy import REGISTRY_ISSUER, REGISTRY_SERVICE, open_blobs, url_policy
+from mhs_ray.services.room import Room
 from mhs_ray.services.scans import ScanService
 from mhs_ray.store.sql.clients import Clients
 from mhs_ray.store.sql.containers import Algorithms, Containers
@@ -61,6 +62,7 @@ class Core:
     jobs: JobService
     gateway: GatewayService
     deliveries: DeliveryService
+    room: Room
 
 
 def open_database(settings: Settings, keys: Keys) -> Database:
@@ -112,6 +114,7 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
         jobs=JobService(jobs, results, blobs, wake),
         gateway=GatewayService(results, blobs, wake),
         deliveries=DeliveryService(Deliveries(db), wake),
+        room=Room(settings.home, blobs, settings.blobs),
     )
 
 

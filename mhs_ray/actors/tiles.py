@@ -1,0 +1,403 @@
+"""Tiles from a pool of reader actors: for a GPU actor, a job script, or `ray.data`.
+
+The caller's process keeps the list of parts (`mhs_ray.slides.units`) and hands each reader the next one as it becomes
+free, so a fast reader takes what a slow one has not begun. Readers on the caller's node decode in place into shared
+memory and Ray carries only "part 7 is done"; readers elsewhere answer through the object store. Backpressure is by
+bytes: a part is only begun when there is room for all of its tiles. A reader that dies costs its unfinished parts,
+which another one reads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from mhs_ray.domain.errors import MhsError, SlideError
+from mhs_ray.slides.bands import BatchLimits, cores
+from mhs_ray.slides.plan import TilePlan, TileRequest, coordinates
+from mhs_ray.slides.remote import RemoteOptions
+from mhs_ray.slides.ring import Ring
+from mhs_ray.slides.tile_reader import TileReader, Tissue, open_tile_reader
+from mhs_ray.slides.units import split
+
+log = logging.getLogger(__name__)
+
+_AHEAD: Final = 2  # parts that a reader has at a time: the next one waits with it, not with us
+_MAX_LOSSES: Final = 3  # of readers while they held the same part: then it is the part that kills
+
+
+@dataclass(frozen=True, slots=True)
+class TileSlide:
+    """A slide by path or URL. name: what rows and messages call it, the last part of the path when None."""
+
+    where: str = field(repr=False)  # may be presigned
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """readers: actors, each one core; None for the cores of this node. memory_bytes: of decoded tiles under way.
+
+    batch: tiles in one. ordered: slides in the order given, parts in the plan's order. elsewhere: readers may be placed
+    on other nodes. bad_slide: called with the name and the error of a slide that cannot be read, which is then left
+    out; when None the error is raised.
+    """
+
+    readers: int | None = None
+    memory_bytes: int = 512 << 20
+    batch: int = 64
+    ordered: bool = False
+    elsewhere: bool = False
+    remote: RemoteOptions | None = None
+    bad_slide: Callable[[str, MhsError], None] | None = None
+
+
+@dataclass(eq=False)
+class PoolBatch:
+    """Some tiles of one slide. pixels: (n, height, width, 3), good until `release` or the next batch is asked for."""
+
+    slide: int
+    plan: TilePlan
+    indices: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+    _release: Callable[[], None] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def record_batch(self) -> pa.RecordBatch:
+        """Return slide, level, x, y (level-0 pixels), mpp, and the pixels as a fixed-shape tensor, without a copy."""
+        table = coordinates(self.plan, self.indices).combine_chunks().to_batches()[0]
+        tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(self.pixels)
+        return pa.RecordBatch.from_arrays([*table.columns, tensor], [*table.schema.names, "tile"])
+
+    def release(self) -> None:
+        """Give the memory back early; a second call does nothing."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+
+class Reader:
+    """The actor. It keeps the slides it read last open."""
+
+    def __init__(self, remote: RemoteOptions | None) -> None:
+        self._remote = remote
+        self._open: dict[str, TileReader] = {}
+        self._rings: dict[str, Ring] = {}
+
+    def node(self) -> str:
+        """Return Ray's id of the node."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def plan(self, slide: TileSlide, request: TileRequest, tissue: bool | Tissue) -> TilePlan:
+        """Return the coordinates of a slide's tiles."""
+        return self._slide(slide).plan(request, tissue=tissue)
+
+    def read(
+        self, slide: TileSlide, part: TilePlan, batch: int, ring: tuple[str, int, int] | None, slots: Sequence[int]
+    ) -> list[NDArray[np.uint8]] | None:
+        """Read the tiles of `part`: into `slots` of `ring`, `batch` tiles each, or return them."""
+        reader = self._slide(slide)
+        limits = BatchLimits(batch, 1)
+        if ring is None:
+            return [b.pixels for b in reader.batches(part, limits)]
+        memory = self._ring(*ring)
+        free = iter(slots)
+        size = part.size
+        for _ in reader.batches(part, limits, lambda n: memory.tiles(next(free), n, size.height, size.width)):
+            pass
+        return None
+
+    def _slide(self, slide: TileSlide) -> TileReader:
+        found = self._open.pop(slide.where, None) or open_tile_reader(slide.where, name=slide.name, remote=self._remote)
+        self._open[slide.where] = found  # the newest last
+        while len(self._open) > 4:
+            self._open.pop(next(iter(self._open))).close()
+        return found
+
+    def _ring(self, where: str, slots: int, slot_bytes: int) -> Ring:
+        if where not in self._rings:
+            self._rings[where] = Ring.open(where, slots, slot_bytes)
+        return self._rings[where]
+
+
+ReaderActor: Any = ray.remote(Reader)
+
+
+@dataclass(eq=False)
+class _Part:
+    slide: int
+    number: int
+    plan: TilePlan
+    indices: NDArray[np.int64]
+    slots: list[int] = field(default_factory=list)
+    losses: int = 0
+    answer: list[NDArray[np.uint8]] | None = None
+
+
+class TilePool:
+    """See the module. Use it as a context manager, or call `close`: actors and memory are gone then.
+
+    planned, done: tiles so far; `plans` has the plan of each slide by its place, once it was made.
+    """
+
+    def __init__(
+        self,
+        slides: Sequence[TileSlide],
+        request: TileRequest,
+        options: PoolOptions | None = None,
+        *,
+        tissue: bool | Tissue = False,
+    ) -> None:
+        self._slides, self._request, self._tissue = list(slides), request, tissue
+        self._options = options = options or PoolOptions()
+        if options.batch < 1 or (options.readers is not None and options.readers < 1):
+            raise SlideError("bad-request", "a pool has at least 1 reader, and a batch at least 1 tile")
+        width, height = request.size if isinstance(request.size, tuple) else (request.size, request.size)
+        self._slot_bytes = max(1, options.batch * width * height * 3)
+        count = options.readers or cores()
+        self._slots = max(count + 1, options.memory_bytes // self._slot_bytes)
+        if self._slot_bytes * (count + 1) > max(options.memory_bytes, 1):
+            raise SlideError(
+                "bad-request",
+                f"{count} readers of batches of {options.batch} need {self._slot_bytes * (count + 1) >> 20} MiB; "
+                f"{options.memory_bytes >> 20} MiB are allowed",
+            )
+        self._per_part = max(1, min(16, self._slots // (2 * count + 1)))
+        self._free = list(range(self._slots))
+        self._ring = Ring.make(self._slots, self._slot_bytes)
+        self._here = ray.get_runtime_context().get_node_id()
+        self._readers: list[_Handle] = []
+        self.plans: dict[int, TilePlan] = {}
+        self.planned, self.done = 0, 0
+        self._todo: deque[_Part] = deque()
+        self._unplanned = deque(range(len(self._slides)))
+        self._bad: set[int] = set()
+        self._numbers = 0
+        self._running: dict[Any, tuple[_Handle, _Part | int]] = {}
+        try:
+            for _ in range(count):
+                self._readers.append(self._hire())
+        except BaseException:
+            self.close()
+            raise
+
+    def batches(self) -> Iterator[PoolBatch]:
+        """Yield every tile of every slide once. Raises SlideError for a slide that cannot be read; see PoolOptions."""
+        waiting: dict[int, _Part] = {}
+        following = 0
+        while True:
+            self._hand_out()
+            while self._options.ordered and following in waiting:
+                yield from self._deliver(waiting.pop(following))
+                following += 1
+                self._hand_out()
+            if not self._running:
+                if self._todo or self._unplanned:
+                    continue
+                return
+            ready, _ = ray.wait(list(self._running), num_returns=1)
+            for ref in ready:
+                part = self._take(ref)
+                if part is None:
+                    continue
+                if self._options.ordered:
+                    waiting[part.number] = part
+                else:
+                    yield from self._deliver(part)
+
+    def close(self) -> None:
+        """End the readers and give the memory back; a second call does nothing."""
+        for reader in self._readers:
+            ray.kill(reader.actor)
+        self._readers.clear()
+        self._running.clear()
+        self._todo.clear()
+        self._unplanned.clear()
+        self._ring.close()
+
+    def __enter__(self) -> TilePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _hire(self) -> _Handle:
+        options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0}
+        if not self._options.elsewhere:
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(self._here, soft=False)
+        actor = ReaderActor.options(**options).remote(self._options.remote)
+        near = not self._options.elsewhere or ray.get(actor.node.remote()) == self._here
+        return _Handle(actor, near)
+
+    def _hand_out(self) -> None:
+        """Give each reader with room for it the next part; plan the next slide before the last one's parts run out."""
+        for reader in sorted(self._readers, key=lambda r: r.load):
+            while reader.load < _AHEAD:
+                few = len(self._todo) < 2 * len(self._readers)
+                planning = any(isinstance(what, int) for _, what in self._running.values())
+                if self._unplanned and few and not planning:
+                    slide = self._unplanned.popleft()
+                    ref = reader.actor.plan.remote(self._slides[slide], self._request, self._tissue)
+                    self._begin(ref, reader, slide)
+                    continue
+                if not self._todo:
+                    break
+                part = self._todo[0]
+                wanted = -(-len(part.indices) // self._options.batch)
+                if not part.slots:
+                    if len(self._free) < wanted:
+                        break
+                    part.slots = [self._free.pop() for _ in range(wanted)]
+                self._todo.popleft()
+                ring = (self._ring.address, self._slots, self._slot_bytes) if reader.near else None
+                tiles = part.plan.take(part.indices)
+                slide_ = self._slides[part.slide]
+                ref = reader.actor.read.remote(slide_, tiles, self._options.batch, ring, part.slots)
+                self._begin(ref, reader, part)
+
+    def _begin(self, ref: Any, reader: _Handle, what: _Part | int) -> None:
+        self._running[ref] = (reader, what)
+        reader.load += 1
+
+    def _take(self, ref: Any) -> _Part | None:
+        """Return the part that is done; None where the answer was a plan, an error, or never came."""
+        reader, what = self._running.pop(ref)
+        reader.load -= 1
+        slide = what if isinstance(what, int) else what.slide
+        try:
+            answer = ray.get(ref)
+        except ray.exceptions.RayActorError:
+            self._lost(reader, what)
+            return None
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, MhsError) else None
+            if cause is None or self._options.bad_slide is None:
+                raise (cause or error) from None
+            self._leave_out(slide, cause, what)
+            return self._empty(what)
+        if isinstance(what, int):
+            self._planned(what, answer)
+            return None
+        what.answer = answer
+        if slide in self._bad:
+            self._free += what.slots
+            return self._empty(what)
+        return what
+
+    def _empty(self, what: _Part | int) -> _Part | None:
+        """A part of a slide that was left out still has its place in the order."""
+        if isinstance(what, int):
+            return None
+        what.indices, what.slots, what.answer = what.indices[:0], [], None
+        return what
+
+    def _planned(self, slide: int, plan: TilePlan) -> None:
+        self.plans[slide] = plan
+        self.planned += len(plan)
+        for indices in split(plan, self._per_part * self._options.batch):
+            self._todo.append(_Part(slide, self._numbers, plan, indices))
+            self._numbers += 1
+
+    def _lost(self, reader: _Handle, what: _Part | int) -> None:
+        if reader in self._readers:
+            log.warning("a tile reader died; another one takes over what it had not finished")
+            self._readers.remove(reader)
+            self._readers.append(self._hire())
+        if isinstance(what, int):
+            self._unplanned.appendleft(what)
+            return
+        what.losses += 1
+        if what.losses >= _MAX_LOSSES:
+            name = what.plan.slide
+            raise SlideError("unreadable", f"reading tiles of {name} killed {_MAX_LOSSES} readers; it is hostile")
+        self._todo.appendleft(what)
+
+    def _leave_out(self, slide: int, error: MhsError, what: _Part | int) -> None:
+        if slide not in self._bad:
+            self._bad.add(slide)
+            plan = self.plans.pop(slide, None)
+            if plan is not None:
+                self.planned -= len(plan)
+            assert self._options.bad_slide is not None
+            self._options.bad_slide(self._slides[slide].name or self._slides[slide].where.split("?")[0], error)
+        if isinstance(what, _Part):
+            self._free += what.slots
+
+    def _deliver(self, part: _Part) -> Iterator[PoolBatch]:
+        if part.slide in self._bad:
+            self._free += part.slots
+            return
+        batch, size = self._options.batch, part.plan.size
+        for at, slot in enumerate(part.slots):
+            indices = part.indices[at * batch : (at + 1) * batch]
+            if part.answer is not None:
+                pixels = part.answer[at]
+            else:
+                pixels = self._ring.tiles(slot, len(indices), size.height, size.width)
+            made = PoolBatch(part.slide, part.plan, indices, pixels, lambda s=slot: self._free.append(s))  # type: ignore[misc]
+            self.done += len(indices)
+            yield made
+            made.release()
+
+
+@dataclass(eq=False)
+class _Handle:
+    actor: Any
+    near: bool
+    load: int = 0
+
+
+def tile_dataset(
+    slides: Sequence[TileSlide],
+    request: TileRequest,
+    *,
+    tissue: bool | Tissue = False,
+    readers: int = 2,
+    part: int = 256,
+    remote: RemoteOptions | None = None,
+) -> Any:
+    """Return a `ray.data.Dataset` of tiles: slide, level, x, y (level-0 pixels), mpp, tile (height, width, 3).
+
+    Plans are made at once, pixels as the dataset is consumed, on `readers` actors, `part` tiles to a block.
+    """
+    import ray.data
+
+    planner = ReaderActor.options(num_cpus=0).remote(remote)
+    try:
+        plans = ray.get([planner.plan.remote(s, request, tissue) for s in slides])
+    finally:
+        ray.kill(planner)
+    parts = [
+        (slide, plan.take(indices)) for slide, plan in zip(slides, plans, strict=True) for indices in split(plan, part)
+    ]
+    shared = ray.put(parts)
+    return ray.data.range(len(parts), override_num_blocks=max(1, len(parts))).map_batches(
+        _PartReader, batch_size=1, concurrency=readers, num_cpus=1, fn_constructor_args=(shared, remote)
+    )
+
+
+class _PartReader:
+    def __init__(self, parts: Any, remote: RemoteOptions | None) -> None:
+        self._parts = parts if isinstance(parts, list) else ray.get(parts)
+        self._reader = Reader(remote)
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for number in batch["id"]:
+            slide, plan = self._parts[int(number)]
+            pixels = self._reader.read(slide, plan, len(plan), None, ())
+            assert pixels is not None
+            rows = coordinates(plan, np.arange(len(plan)))
+            columns = {name: np.asarray(rows[name].to_pylist()) for name in rows.schema.names}
+            yield {**columns, "tile": np.concatenate(pixels)}

@@ -1,0 +1,136 @@
+"""Reader actors give what one thread gives, whatever happens to them."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from numpy.typing import NDArray
+
+from mhs_ray.actors.tiles import PoolOptions, TilePool, TileSlide, tile_dataset
+from mhs_ray.domain.errors import MhsError, SlideError
+from mhs_ray.slides.bands import BatchLimits
+from mhs_ray.slides.plan import TileRequest
+from mhs_ray.slides.tile_reader import open_tile_reader
+
+pytestmark = pytest.mark.usefixtures("cluster")
+SMALL = PoolOptions(readers=2, memory_bytes=24 << 20, batch=8)
+
+Tiles = dict[tuple[str, int, int], NDArray[np.uint8]]
+
+
+def alone(paths: list[Path], request: TileRequest, *, tissue: bool = False) -> Tiles:
+    found: Tiles = {}
+    for path in paths:
+        with open_tile_reader(path) as reader:
+            plan = reader.plan(request, tissue=tissue)
+            for batch in reader.batches(plan, BatchLimits(8, 1)):
+                for index, pixels in zip(batch.indices, batch.pixels, strict=True):
+                    found[path.name, int(plan.x[index]), int(plan.y[index])] = pixels
+    return found
+
+
+def together(pool: TilePool) -> Tiles:
+    found: Tiles = {}
+    for batch in pool.batches():
+        rows = batch.record_batch()
+        places = zip(rows["slide"].to_pylist(), rows["x"].to_pylist(), rows["y"].to_pylist(), strict=True)
+        for place, pixels in zip(places, batch.pixels, strict=True):
+            assert place not in found
+            found[place] = pixels.copy()
+    return found
+
+
+def same(one: Tiles, other: Tiles) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+
+
+def sources(paths: list[Path]) -> list[TileSlide]:
+    return [TileSlide(str(p)) for p in paths]
+
+
+@pytest.mark.parametrize("request_", [TileRequest(256), TileRequest(224, stride=150), TileRequest(128, mpp=0.5)])
+def test_two_slides_through_two_readers_are_the_same_tiles(slides: list[Path], request_: TileRequest) -> None:
+    with TilePool(sources(slides), request_, SMALL, tissue=True) as pool:
+        assert same(together(pool), alone(slides, request_, tissue=True))
+        assert pool.done == pool.planned == sum(len(p) for p in pool.plans.values())
+
+
+def test_in_order_means_slide_by_slide_and_in_the_plans_order(slides: list[Path]) -> None:
+    options = PoolOptions(readers=2, memory_bytes=24 << 20, batch=8, ordered=True)
+    with TilePool(sources(slides), TileRequest(256), options) as pool:
+        seen = [(b.slide, int(i)) for b in pool.batches() for i in b.indices]
+    assert seen == [(slide, i) for slide in (0, 1) for i in range(48)]
+
+
+def test_a_reader_that_dies_costs_nothing_but_time(slides: list[Path]) -> None:
+    with TilePool(sources(slides), TileRequest(224, stride=100), SMALL) as pool:
+        victim = pool._readers[0].actor
+        killed = False
+        found: Tiles = {}
+        for batch in pool.batches():
+            for index, pixels in zip(batch.indices, batch.pixels, strict=True):
+                place = (batch.plan.slide, int(batch.plan.x[index]), int(batch.plan.y[index]))
+                assert place not in found
+                found[place] = pixels.copy()
+            if not killed:
+                ray.kill(victim)
+                killed = True
+    assert same(found, alone(slides, TileRequest(224, stride=100)))
+
+
+def test_a_bad_slide_is_told_and_the_others_are_read(slides: list[Path], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.svs"
+    bad.write_bytes(slides[0].read_bytes()[:-3000])
+    told: list[tuple[str, MhsError]] = []
+    options = PoolOptions(readers=2, memory_bytes=24 << 20, batch=8, bad_slide=lambda n, e: told.append((n, e)))
+    with TilePool(sources([bad, slides[1]]), TileRequest(256), options) as pool:
+        assert same(together(pool), alone([slides[1]], TileRequest(256)))
+    assert len(told) == 1
+    assert isinstance(told[0][1], SlideError)
+    assert told[0][1].reason == "truncated"
+    with TilePool(sources([bad]), TileRequest(256), SMALL) as pool, pytest.raises(SlideError, match="cut off"):
+        list(pool.batches())
+
+
+def test_leaving_early_frees_the_actors_and_the_memory(slides: list[Path]) -> None:
+    def shared() -> int:
+        maps = Path("/proc/self/maps").read_text()
+        return maps.count("memfd:mhs-tiles")
+
+    before = shared()
+    with TilePool(sources(slides), TileRequest(256), SMALL) as pool:
+        actors = [r.actor for r in pool._readers]
+        batch = next(pool.batches())
+        assert shared() == before + 1
+        batch.release()
+    del batch
+    gc.collect()
+    assert shared() == before
+    for actor in actors:
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(actor.node.remote(), timeout=20)
+
+
+def test_readers_elsewhere_answer_through_the_object_store(slides: list[Path]) -> None:
+    with TilePool(sources(slides), TileRequest(256), SMALL) as pool:
+        for reader in pool._readers:
+            reader.near = False
+        assert same(together(pool), alone(slides, TileRequest(256)))
+
+
+def test_too_little_memory_is_said_before_anything_starts(slides: list[Path]) -> None:
+    with pytest.raises(SlideError, match="MiB are allowed"):
+        TilePool(sources(slides), TileRequest(2048), SMALL)
+
+
+def test_tiles_as_a_dataset(slides: list[Path]) -> None:
+    dataset = tile_dataset(sources(slides[:1]), TileRequest(128, mpp=0.5), tissue=True, readers=1, part=8)
+    expected = alone(slides[:1], TileRequest(128, mpp=0.5), tissue=True)
+    found: Tiles = {}
+    for row in dataset.iter_rows():
+        found[row["slide"], row["x"], row["y"]] = row["tile"]
+    assert same(found, expected)

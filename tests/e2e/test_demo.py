@@ -25,8 +25,8 @@ NEEDED = ("docker-registry", "debootstrap", "catatonit")
 
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[Path]:
-    """A platform's home in a short path, which both engines use: the base image's packages are fetched once."""
+def home(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A platform's home in a short path, which both engines use."""
     if os.geteuid() != 0:
         pytest.skip("the demo makes its base image, which needs root")
     if missing := [p for p in NEEDED if shutil.which(p, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]:
@@ -34,6 +34,13 @@ def home() -> Iterator[Path]:
     # Not below /tmp/pytest-…: Unix sockets need short paths, and containers' users must pass through.
     folder = Path(tempfile.mkdtemp(prefix="mhsd-", dir="/tmp"))
     folder.chmod(0o711)
+    # The base image's packages are fetched once, for every test that needs them.
+    assert request.config.cache is not None
+    (folder / "cache").symlink_to(request.config.cache.mkdir("mhs-base-image"))
+    # podman's images of this test lie beside nobody else's.
+    (folder / "storage.conf").write_text(
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/podman/r"\nrunroot = "{folder}/podman/x"\n'
+    )
     yield folder
     subprocess.run([MHS, "down"], env=environment(folder, "auto"), capture_output=True, timeout=120, check=False)
     _unmount_below(folder)
@@ -42,7 +49,8 @@ def home() -> Iterator[Path]:
 
 def environment(home: Path, engine: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MHS_") and k != "DOCKER_HOST"}
-    return {**kept, "MHS_HOME": str(home), "MHS_ENGINE": engine}
+    storage = {"CONTAINERS_STORAGE_CONF": str(home / "storage.conf")}
+    return {**kept, **storage, "MHS_HOME": str(home), "MHS_ENGINE": engine}
 
 
 def of_home(home: Path) -> list[str]:
@@ -112,7 +120,7 @@ def test_a_demo_that_is_stopped_midway_leaves_nothing_running(home: Path, tmp_pa
     )
     assert process.stderr is not None
     for line in process.stderr:
-        if "building the template" in line:
+        if "starting the API" in line:
             break
     process.send_signal(signal.SIGTERM)
     said = process.stderr.read()

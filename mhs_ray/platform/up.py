@@ -29,6 +29,7 @@ from mhs_ray.platform.processes import alive, end
 log = logging.getLogger(__name__)
 
 _READY_S: Final = 180.0
+_END_ROUNDS: Final = 5
 _MARK: Final = "RAY_MHS_TEMP"  # in the environment of every process that Ray starts
 Say = Callable[[str], None]
 
@@ -69,7 +70,7 @@ def up(settings: Settings, say: Say) -> Endpoints:
         folder.chmod(0o711)
     with _only_one(settings.home):
         known = Running.load(settings.home)
-        if known is not None and alive(known.supervisor) and any(alive(p) for p in known.ray):
+        if known is not None and _is_supervisor(known.supervisor) and _ray_pids(known.temp_dir):
             endpoints = Endpoints.load(settings.home)
             _wait_ready(settings, endpoints, say)
             return endpoints
@@ -182,16 +183,30 @@ def down(settings: Settings, say: Say, *, locked: bool = False) -> bool:
         if known is None:
             return False
         say("stopping Ray")
-        pids = set(known.ray) | set(_ray_pids(known.temp_dir))
-        # The raylet first: it would start what is ended below it again.
-        for pid in sorted(pids, key=lambda p: "raylet/raylet" not in _command(p)):
-            end(pid, grace_s=5)
+        _end_ray(known.temp_dir)
         say("stopping the registry and the blob server")
-        end(known.supervisor)
+        if _is_supervisor(known.supervisor):
+            end(known.supervisor)
         remove_containers(settings)
         shutil.rmtree(known.temp_dir, ignore_errors=True)
         (settings.home / "run" / "platform.json").unlink(missing_ok=True)
         return True
+
+
+def _end_ray(temp_dir: str) -> None:
+    """End every process of the Ray that lives in `temp_dir`; by what they say of themselves, for ids are used again."""
+    parents_first = ("raylet/raylet", "dashboard/dashboard.py")  # they start again what is ended below them
+    for _ in range(_END_ROUNDS):
+        pids = _ray_pids(temp_dir)
+        if not pids:
+            return
+        for pid in sorted(pids, key=lambda p: not any(name in _command(p) for name in parents_first)):
+            end(pid, grace_s=5)
+    log.warning("processes of Ray do not end: %s", _ray_pids(temp_dir))
+
+
+def _is_supervisor(pid: int) -> bool:
+    return alive(pid) and "mhs_ray.platform.supervisor" in _command(pid)
 
 
 def remove_containers(settings: Settings) -> None:
@@ -232,11 +247,10 @@ def _ray_pids(temp_dir: str) -> list[int]:
     """Return the processes of the Ray that lives in `temp_dir`: they name it on their command line or were told it."""
     found = []
     mark = f"\0{_MARK}={temp_dir}\0".encode()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            # Ray's client server names no folder on its command line, but has inherited its environment.
-            if temp_dir in _command(int(entry.name)) or mark in _environment(int(entry.name)):
-                found.append(int(entry.name))
+    for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        # What names no folder on its command line has inherited its environment.
+        if pid != os.getpid() and (temp_dir in _command(pid) or mark in _environment(pid)):
+            found.append(pid)
     return found
 
 

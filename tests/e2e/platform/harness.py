@@ -223,9 +223,14 @@ class Platform:
 
     def nothing_left(self, job_id: int, attempts: int = 1) -> None:
         """Check that the job has no container, folder or mount on this machine any more."""
-        for attempt in range(1, attempts + 1):
-            name = self.attempt_name(job_id, attempt)
-            eventually(lambda n=name: not self.traces(n), f"nothing is left of {name}: {self.traces(name)}", 75)
+        names = [self.attempt_name(job_id, attempt) for attempt in range(1, attempts + 1)]
+        left: list[str] = []
+
+        def gone() -> bool:
+            left[:] = [trace for name in names for trace in self.traces(name)]
+            return not left
+
+        eventually(gone, f"nothing is left of job {job_id}", 75)
 
     def traces(self, name: str) -> list[str]:
         node = self.home / "node"

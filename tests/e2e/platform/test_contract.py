@@ -94,7 +94,7 @@ def test_the_environment_is_the_contracts_with_the_containers_own_under_it(
         "UNICODE": "µm² – Zellkern 細胞", "SPACES": "  around  ", "EQUALS": "a=b=c",
     }  # fmt: skip
     show = json.dumps([*own, "PASSWORD", "HOST", "TASK_ID", "SCAN_ID"])
-    env = [{"name": name, "value": value} for name, value in own.items()]
+    env: list[dict[str, object]] = [{"name": name, "value": value} for name, value in own.items()]
     env += [{"name": "PASSWORD", "value": "correct horse", "secret": True}, {"name": "SHOW", "value": show}]
     env += [{"name": "BEHAVIOUR", "value": "env"}]
     algorithm = platform.algorithm(zoo, "Environment", env=env)

@@ -91,7 +91,7 @@ async def _readiness(core: Core, peers: Peers) -> dict[str, str]:
         return "ok"
 
     def blobs() -> str:
-        core.blobs.stat("health/ready")
+        core.blobs.put("health/ready", b"ok")  # looking for a blob works in a store that takes nothing any more
         return "ok"
 
     def registry() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.host.asked[path] += 1
         kind, _, name = path[1:].partition("/")
         if kind == "ok" and name in self.host.files:
+            self._file(self.host.files[name])
+        elif kind == "slow" and name in self.host.files:
+            time.sleep(1)
             self._file(self.host.files[name])
         elif kind == "expired":
             self._answer(403, _EXPIRED)

@@ -117,7 +117,9 @@ class Arena:
         tifffile.imwrite(slide, np.full((512, 512, 3), 200, np.uint8), tile=(256, 256), photometric="rgb")
         self._slide = SlideSource((slide.as_uri(),))
         self.settings = Settings(
-            home=folder / "home", jobs=JOBS, api=ApiSettings(max_results_body=MAX_RESULTS)  # type: ignore[arg-type]
+            home=folder / "home",
+            jobs=JOBS,
+            api=ApiSettings(max_results_body=MAX_RESULTS),  # type: ignore[arg-type]
         )
         self.port = _free_port()
         nowhere = "http://127.0.0.1:1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -78,13 +79,16 @@ def alive(pid: int) -> bool:
 
 def end(pid: int, grace_s: float = 15) -> None:
     """End a process by its id: TERM, then KILL. Nothing happens if it is gone."""
+    end_all([pid], grace_s)
+
+
+def end_all(pids: Sequence[int], grace_s: float = 15) -> None:
+    """End processes by their ids, side by side: TERM, then KILL those that are still there after `grace_s`."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.kill(pid, sign)
-        except ProcessLookupError:
-            return
+        left = [pid for pid in pids if alive(pid)]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sign)
         deadline = time.monotonic() + grace_s
-        while alive(pid) and time.monotonic() < deadline:
+        while any(alive(pid) for pid in left) and time.monotonic() < deadline:
             time.sleep(0.05)
-        if not alive(pid):
-            return

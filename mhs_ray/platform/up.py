@@ -24,7 +24,7 @@ from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.haproxy import haproxy_environment
 from mhs_ray.platform.keys import Keys, load_keys, write_private
 from mhs_ray.platform.ports import choose_ports
-from mhs_ray.platform.processes import alive, end
+from mhs_ray.platform.processes import alive, end, end_all
 
 log = logging.getLogger(__name__)
 
@@ -200,8 +200,9 @@ def _end_ray(temp_dir: str) -> None:
         pids = _ray_pids(temp_dir)
         if not pids:
             return
-        for pid in sorted(pids, key=lambda p: not any(name in _command(p) for name in parents_first)):
-            end(pid, grace_s=5)
+        parents = [p for p in pids if any(name in _command(p) for name in parents_first)]
+        end_all(parents, grace_s=5)
+        end_all(pids, grace_s=5)
     log.warning("processes of Ray do not end: %s", _ray_pids(temp_dir))
 
 

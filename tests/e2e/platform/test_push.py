@@ -57,7 +57,6 @@ def test_the_four_commands_push_and_a_second_push_leaves_old_jobs_their_digest(
     assert [v["number"] for v in platform.get(f"/v1/images/{image}/versions")] == [2, 1]
 
 
-@pytest.mark.both_engines
 def test_podman_pushes_and_the_image_runs(platform: Platform, podman: Client, context: Path, scan: int) -> None:
     image = platform.post("/v1/images", {"name": "By podman"})["id"]
     write_context(context, "zoo")

@@ -32,6 +32,8 @@ def test_a_stopped_platform_leaves_nothing_and_a_restarted_one_still_has_the_log
     assert processes([f"MHS_HOME={home}", f"{home}/", f"/tmp/mhs-{platform.name}"]) == {}
     assert not Path(f"/tmp/mhs-{platform.name}").exists()
 
+    if platform.engine == "docker":
+        return  # what follows does not depend on the engine
     platform.up()
     assert platform.log(ended) == log
     assert platform.report(ended) == {"summary": "fine"}

@@ -94,6 +94,7 @@ def _programs(settings: Settings) -> Iterator[Check]:
     if settings.registry.kind == "distribution":
         yield _program("docker-registry", "docker-registry", "keeps the pushed images", needed=True)
     yield _program("catatonit", "catatonit", "holds a job's network while its container starts", needed=True)
+    yield _program("mkfs.ext4", "e2fsprogs", "holds what a container writes to a size of its own", needed=False)
     yield _program("debootstrap", "debootstrap", "only for `mhs base-image` and `mhs demo`", needed=False)
     yield _program("skopeo", "skopeo", "one more client to push with", needed=False)
 

@@ -24,6 +24,7 @@ def add_to(app: typer.Typer) -> None:
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that is empty or does not exist")],
     template: Annotated[str, typer.Option(help="which one to start from")] = "plain",
+    tiles: Annotated[bool, typer.Option("--tiles", help="a model that gets tiles instead of a slide")] = False,
 ) -> None:
     """Start a model: a folder with main.py, a Dockerfile and a results client.
 
@@ -31,6 +32,7 @@ def init(
     """
     from mhs_ray.templates import write_template
 
+    template = "tiles" if tiles else template
     files = write_template(template, folder)
     document = {"folder": str(folder), "template": template, "files": [str(f) for f in files]}
 
@@ -38,7 +40,8 @@ def init(
         for file in files:
             output.line(str(folder / file))
         output.note(
-            f"next: read {folder / 'README.md'}, then put your model into process_image() in {folder / 'main.py'}"
+            f"next: read {folder / 'README.md'}, then put your model into "
+            f"{'score_tiles' if template == 'tiles' else 'process_image'}() in {folder / 'main.py'}"
         )
 
     output.emit(document, show)

@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+SIMULATION ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test check fmt bench lock clean
+.PHONY: help setup demo up down test check fmt bench chaos lock clean
 
 help:  ## list what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -43,6 +44,11 @@ fmt: setup  ## format and mend what can be mended
 
 bench: setup  ## list the benchmarks, or run one (ARGS="jobs --json")
 	@$(BIN)/mhs bench $(ARGS)
+
+chaos: setup  ## simulate, then kill the platform in its parts and count what is lost (ARGS="--jobs 200 --seed 1")
+	@.ci/system-packages test
+	@$(BIN)/python -m tests.simulation.simulate $(SIMULATION)
+	@$(BIN)/python -m tests.chaos.chaos $(ARGS)
 
 lock:  ## resolve the dependencies anew into requirements.lock, without naming a registry
 	@uv pip compile pyproject.toml --extra demo --group dev --universal --generate-hashes --no-emit-index-url \

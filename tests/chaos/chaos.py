@@ -75,6 +75,7 @@ class Chaos:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     cancelled: set[int] = field(default_factory=set)
     duplicates_wrong: int = 0
+    odd: Counter[str] = field(default_factory=Counter)  # answers that were asked for again
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     # ------------------------------------------------------------ people
@@ -85,11 +86,13 @@ class Chaos:
         while True:
             try:
                 answer = self.platform.api.request(method, path, json=body, timeout=20)
-                if answer.status_code < 500:
+                if answer.status_code < 500 and "json" in answer.headers.get("content-type", ""):
                     return answer
+                self.odd[f"{answer.status_code} {answer.text[:60]}"] += 1
                 why = f"{answer.status_code}: {answer.text[:200]}"
             except httpx.HTTPError as error:
                 why = type(error).__name__
+                self.odd[why] += 1
             assert time.monotonic() < deadline, f"{method} {path}: {why}"
             time.sleep(0.3)
 
@@ -282,6 +285,7 @@ class Chaos:
         wrong = self.misjudged(found)
         for line in (*wrong, *left):
             say(line)
+        say(f"answers that were asked for again: {dict(self.odd)}")
         stuck = [f"{j['id']} {j['state']}" for j in found.values() if j["state"] not in ENDED]
         if stuck:
             say(f"not ended: {stuck}")

@@ -17,13 +17,16 @@ from urllib.parse import urlsplit
 from mhs_ray.attempt.logbook import LogWriter
 from mhs_ray.attempt.order import AttemptOrder, ContainerExit, Outcome
 from mhs_ray.attempt.prepare import failure_of, prepare, slide_files
+from mhs_ray.attempt.tiles import TileFeedProcess
 from mhs_ray.domain.env import merge_env
 from mhs_ray.domain.errors import BlobError, EngineError, MhsError
 from mhs_ray.domain.instances import INSTANCE_TYPES
 from mhs_ray.domain.settings import JobSettings
+from mhs_ray.domain.tile_feed import VARIABLE
 from mhs_ray.engines import labels
 from mhs_ray.engines.usage import sample
 from mhs_ray.ports import BlobStore, ContainerEngine, ContainerSpec, ContainerStatus, Limits
+from mhs_ray.sandbox.local import DEFAULT_MAX_BODY
 from mhs_ray.sandbox.routes import DirectRoute
 from mhs_ray.sandbox.sandbox import Sandbox, SandboxSpec
 from mhs_ray.slides.cache import SlideCache
@@ -42,7 +45,7 @@ def _open() -> None:
 class Node:
     """What this node brings: engine, slide cache, blobs, folders. name: what people call the node.
 
-    direct: hosts outside that every container may reach. gate: raises when no job may start here.
+    direct: hosts outside that every container may reach. max_results_bytes: what the gateway takes at once. gate: raises when no job may start here.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Node:
     jobs: JobSettings
     runtime: str | None = None
     direct: tuple[DirectRoute, ...] = ()
+    max_results_bytes: int = DEFAULT_MAX_BODY
     gate: Callable[[], None] = _open
 
 
@@ -78,6 +82,7 @@ class AttemptRunner:
         self._ended = threading.Event()
         self._watch = _Watch()
         self._timings: dict[str, float] = {}
+        self._feed: TileFeedProcess | None = None
 
     def stop(self) -> None:
         """End the attempt; returns at once, `run` returns after the container's grace."""
@@ -126,6 +131,7 @@ class AttemptRunner:
                     direct=node.direct,
                     ca_bundles=order.ca_bundles,
                     max_debug_bytes=node.jobs.max_debug_file,
+                    max_results_bytes=node.max_results_bytes,
                 ),
                 node.folder / "sandboxes",
                 lambda target: writer.say(f"blocked: {target} is not among the hosts that this container may reach"),
@@ -150,6 +156,12 @@ class AttemptRunner:
             if packed is not None:
                 contract["SCAN_URL_ZIP"] = sandbox.slide_url(packed, "slide.zip", life, name="slide-zip")
             writer.redact(_query(url) for name, url in contract.items() if name.endswith(("URL", "URL_ZIP")))
+            spec = order.env.get(VARIABLE)
+            if spec is not None:
+                series = file if packed is None else ready.slide.path
+                threads = INSTANCE_TYPES[order.instance_type].vcpu
+                self._feed = TileFeedProcess(series, spec, work / "tiles", threads, writer.say)
+                stack.enter_context(self._feed)
             ended = self._start(writer, sandbox, contract)
             self._keep_debug_file(sandbox, writer)
             return ended
@@ -160,10 +172,10 @@ class AttemptRunner:
         spec = ContainerSpec(
             name=order.container_name,
             image=order.image,
-            env={**merge_env(order.env, contract), **sandbox.env},
+            env={**merge_env(order.env, contract), **sandbox.env, **(self._feed.env if self._feed else {})},
             labels=self._labels(labels.ROLE_MODEL),
             limits=Limits(cpus=kind.vcpu, memory_bytes=kind.memory_bytes),
-            mounts=sandbox.mounts,
+            mounts=(*sandbox.mounts, *((self._feed.mount,) if self._feed else ())),
             tmpfs=sandbox.tmpfs,
             network_of=sandbox.network_of,
             gpus=self._gpus,
@@ -244,6 +256,7 @@ class AttemptRunner:
             "memory_peak_bytes": self._watch.memory_peak_bytes,
             "memory_limit_bytes": kind.memory_bytes,
             "gpus": list(self._gpus),
+            **({"tiles": self._feed.progress} if self._feed else {}),
         }
 
 

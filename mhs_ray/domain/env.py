@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mhs_ray.domain import tile_feed
 from mhs_ray.domain.errors import Fault
 
 RESERVED: Final = frozenset(
@@ -17,7 +18,7 @@ RESERVED: Final = frozenset(
 PLATFORM: Final = frozenset(
     {
         "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
-        "LD_PRELOAD", "NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES",
+        tile_feed.SOCKET_VARIABLE, "LD_PRELOAD", "NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES",
     }
 )  # fmt: skip
 """Names that would break the sandbox's way out or the GPU that was assigned."""
@@ -55,6 +56,11 @@ def check_env(variables: Sequence[EnvVar], path: str = "$.env") -> list[Fault]:
             faults.append(Fault(f"{at}.name", f"{var.name} is set by the platform's sandbox; choose another name"))
         elif var.name in seen:
             faults.append(Fault(f"{at}.name", f"{var.name} is given twice (also at {path}[{seen[var.name]}])"))
+        if var.name == tile_feed.VARIABLE:
+            try:
+                tile_feed.parse_tile_feed(var.value)
+            except ValueError as error:
+                faults.append(Fault(f"{at}.value", str(error)))
         if "\x00" in var.value:
             faults.append(Fault(f"{at}.value", "a value cannot hold a NUL character"))
         if len(var.value.encode()) > MAX_VALUE_BYTES:

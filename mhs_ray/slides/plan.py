@@ -118,6 +118,7 @@ class TilePlan:
         return {
             "slide": self.slide,
             "level": self.level,
+            "downsample": self.downsample,
             "factor": self.factor,
             "width": self.size.width,
             "height": self.size.height,

@@ -26,7 +26,7 @@ class Ring:
     @classmethod
     def make(cls, slots: int, slot_bytes: int) -> Ring:
         """Return new memory. It takes room as it is first written."""
-        handle = os.memfd_create("mhs-tiles", os.MFD_CLOEXEC)
+        handle = os.memfd_create("mhs-tiles", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(handle, slots * slot_bytes)
             return cls(handle, slots, slot_bytes)
@@ -50,6 +50,16 @@ class Ring:
     def address(self) -> str:
         """What another process of the same user opens."""
         return f"/proc/{os.getpid()}/fd/{self._handle}"
+
+    @property
+    def handle(self) -> int:
+        """The file descriptor, to pass on."""
+        return self._handle
+
+    def slot_of(self, tiles: NDArray[np.uint8]) -> int:
+        """Return the slot that `tiles` shows."""
+        first = int(tiles.__array_interface__["data"][0]) - int(self._memory.__array_interface__["data"][0])
+        return first // self.slot_bytes
 
     def tiles(self, slot: int, count: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return the memory of `slot` as `count` tiles, shape (count, height, width, 3)."""

@@ -9,6 +9,8 @@ from typing import Final
 from mhs_ray.domain.errors import ConflictError, NotFoundError
 
 _HERE: Final = Path(__file__).resolve().parent
+_BASES: Final = {"tiles": "plain"}
+"""A template that is another one with some files changed and added."""
 _LEFT_OUT: Final = shutil.ignore_patterns("__pycache__", "*.pyc", ".pytest_cache", ".ruff_cache", ".mypy_cache")
 
 
@@ -29,6 +31,9 @@ def write_template(name: str, dest: Path) -> list[Path]:
     if dest.is_dir() and any(dest.iterdir()):
         raise ConflictError(f"{dest} is not empty; name a folder that is empty or does not exist")
     try:
+        if name in _BASES:
+            shutil.copytree(_HERE / _BASES[name], dest, ignore=_LEFT_OUT, dirs_exist_ok=True)
+            shutil.rmtree(dest / "tests", ignore_errors=True)  # they try what is changed here
         shutil.copytree(_HERE / name, dest, ignore=_LEFT_OUT, dirs_exist_ok=True)
     except OSError as error:
         raise ConflictError(f"cannot write to {dest}: {error.strerror or error}") from error

@@ -45,4 +45,13 @@ def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
 def test_an_unknown_template_is_answered_with_those_there_are(tmp_path: Path, name: str) -> None:
     with pytest.raises(NotFoundError, match="plain"):
         write_template(name, tmp_path / "lab")
-    assert template_names() == ["plain"]
+    assert template_names() == ["plain", "tiles"]
+
+
+def test_the_tiles_template_is_the_plain_one_with_a_feed(tmp_path: Path) -> None:
+    files = {str(f) for f in write_template("tiles", tmp_path / "m")}
+    assert {"main.py", "mhs_tiles.py", "results_client.py", "Dockerfile", "tests/test_score_tiles.py"} <= files
+    assert "tests/test_process_image.py" not in files
+    assert "open_tiles" in (tmp_path / "m" / "main.py").read_text()
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "tests"], cwd=tmp_path / "m", capture_output=True)
+    assert done.returncode == 0, done.stdout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -317,9 +317,10 @@ class JobOut(Wire):
     started_at: datetime | None
     ended_at: datetime | None
     queue_position: int | None = None
+    expected_wait_s: float | None = Field(None, description="while queued: if things go on as they went lately")
 
     @classmethod
-    def of(cls, j: m.Job, queue_position: int | None = None) -> JobOut:
+    def of(cls, j: m.Job, queue_position: int | None = None, expected_wait: timedelta | None = None) -> JobOut:
         """Name task and scan as the contract does."""
         return cls(
             id=j.id, state=j.state, task_id=str(j.task_number), scan_row_id=j.scan_id, scan_id=str(j.scan_number),
@@ -328,6 +329,7 @@ class JobOut(Wire):
             node=j.node, failure=FailureOut.model_validate(j.failure) if j.failure else None,
             resources=dict(j.resources), created_by=j.created_by, created_at=j.created_at, started_at=j.started_at,
             ended_at=j.ended_at, queue_position=queue_position,
+            expected_wait_s=None if expected_wait is None else round(expected_wait.total_seconds(), 1),
         )  # fmt: skip
 
 

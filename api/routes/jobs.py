@@ -61,7 +61,8 @@ def get_job(core: CoreDep, who: WhoDep, job_id: IdPath) -> s.JobOut:
     """State, failure card, image digest, resources used, and the place in the queue while it is queued."""
     job = core.jobs.jobs.get(who.company_id, job_id)
     position = core.jobs.jobs.queue_position(job_id) if job.state is JobState.QUEUED else None
-    return s.JobOut.of(job, position)
+    wait = core.jobs.jobs.expected_wait(who.company_id, position) if position is not None else None
+    return s.JobOut.of(job, position, wait)
 
 
 @router.get("/v1/jobs/{job_id}/events", tags=["jobs"], summary="Tell a job's story", responses=problems(404))

@@ -174,3 +174,20 @@ def test_what_one_process_commits_wakes_another_at_once_and_after_a_cut_too(pg: 
     for each in (db, other):
         each.close()
     pg.drop(name)
+
+
+def test_the_promised_wait_follows_from_how_long_jobs_took_lately(world: World) -> None:
+    company = world.company()
+    assert world.jobs.expected_wait(company, 3) is None
+    job = world.running(company)
+    world.jobs.transition(job.id, JobEvent.EXITED, attempt=1)
+    world.jobs.transition(job.id, JobEvent.SUCCEEDED, attempt=1)
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    with world.db.write() as conn:
+        values = {"started_at": began, "ended_at": began + timedelta(minutes=10)}
+        conn.execute(sa.update(t.jobs).where(t.jobs.c.id == job.id).values(**values))
+    assert world.jobs.expected_wait(company, 3) == timedelta(minutes=30)
+    for _ in range(2):
+        world.running(company)
+    assert world.jobs.expected_wait(company, 3) == timedelta(minutes=15)
+    assert world.jobs.expected_wait(world.company(), 3) is None

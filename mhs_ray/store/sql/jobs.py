@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -131,6 +131,24 @@ class Jobs:
                 sa.or_(t.jobs.c.priority < row.priority, (t.jobs.c.priority == row.priority) & (t.jobs.c.id < job_id)),
             )
             return int(conn.execute(sa.select(sa.func.count()).select_from(t.jobs).where(before)).scalar_one()) + 1
+
+    def expected_wait(self, company_id: int, position: int) -> timedelta | None:
+        """Return how long a job at this place of the queue waits if things go on as they went lately.
+
+        From how long the company's newest good jobs took, and how many run at a time now; None before there are any.
+        """
+        took = (
+            sa.select(t.jobs.c.started_at, t.jobs.c.ended_at)
+            .where(t.jobs.c.company_id == company_id, t.jobs.c.state == JobState.SUCCEEDED)
+            .order_by(t.jobs.c.id.desc())
+            .limit(50)
+        )
+        with self._db.read() as conn:
+            times = [r.ended_at - r.started_at for r in conn.execute(took) if r.started_at and r.ended_at]
+            active, _ = _active_jobs(conn)
+        if not times:
+            return None
+        return sum(times, timedelta(0)) / len(times) * position / max(1, sum(active.values()))
 
     def oldest_queued(self, company_id: int) -> datetime | None:
         """Return since when the company's oldest queued job waits, None when none does."""

@@ -1,6 +1,6 @@
 """The seams: what the platform needs from the world, in its own value types.
 
-Adapters live beside (``engines/``, ``store/``, ``registry/``); ``tests/contract`` runs one suite per port on every adapter.
+Adapters live beside (``engines/``, ``store/``, ``registry/``); ``tests/contract`` runs one suite per port on each.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ class ContainerEngine(Protocol):
         """Create and start a container, hand over all its output, return when output ended and it stopped.
 
         on_started: called once the process runs. If a live container of this name with these labels is there
-        already it is adopted: output resumes with what has not ended up in this call's predecessor as far as the engine can tell.
+        already it is adopted: output resumes with what has not ended up in this call's predecessor, as far as the
+        engine can tell.
         """
 
     def inspect(self, name: str) -> ContainerStatus | None:

@@ -287,7 +287,7 @@ class _Exchange:
                 discarded += len(await self._more())
         except (_ClientGoneError, _RefusalError):
             return False
-        return self._body_done
+        return bool(self._body_done)
 
     def _cors(self) -> Headers:
         origin = self.headers.get("origin")

@@ -73,7 +73,10 @@ class Intake:
                     done.set_result(outcome)
                 self._queue.task_done()
             if any(isinstance(o, Submitted) and o.created for o in outcomes):
-                self._wake()
+                try:
+                    self._wake()
+                except Exception:  # the dispatcher looks at the queue by itself as well
+                    log.exception("the dispatcher could not be woken")
 
     def _commit(self, submissions: list[Submission]) -> list[Submitted | Exception]:
         outcomes: list[Submitted | Exception] = []

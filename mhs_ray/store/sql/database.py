@@ -48,7 +48,9 @@ class Database:
             sa.event.listen(self.engine, "begin", _sqlite_begin)
         else:
             url = str(make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False))
-            self.engine = sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5}, **_POOL, hide_parameters=True)
+            self.engine = sa.create_engine(
+                url, pool_pre_ping=True, connect_args={"connect_timeout": 5}, **_POOL, hide_parameters=True
+            )
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:

@@ -321,6 +321,19 @@ def test_a_caller_that_went_away_harms_nobody_and_its_task_is_there_when_it_come
     assert world.tasks.submit(submissions[2]).created is False
 
 
+def test_a_dispatcher_that_cannot_be_woken_costs_no_submission(world: World) -> None:
+    def unreachable() -> None:
+        raise ConnectionError("the head is away")
+
+    async def run() -> list[Submitted]:
+        intake = Intake(world.db, world.tasks, unreachable)
+        done = [await intake.submit(s) for s in _submissions(world, 2)]
+        await intake.close()
+        return done
+
+    assert [d.created for d in asyncio.run(run())] == [True, True]
+
+
 def test_a_full_queue_asks_to_come_back_later(world: World) -> None:
     results, _, _ = _submit_all(world, _submissions(world, 1) * 2003)
     refused = [r for r in results if isinstance(r, OverloadedError)]

@@ -45,7 +45,8 @@ def _open() -> None:
 class Node:
     """What this node brings: engine, slide cache, blobs, folders. name: what people call the node.
 
-    direct: hosts outside that every container may reach. max_results_bytes: what the gateway takes at once. gate: raises when no job may start here.
+    direct: hosts outside that every container may reach. max_results_bytes: what the gateway takes at once.
+    gate: raises when no job may start here.
     """
 
     name: str

@@ -7,6 +7,7 @@ import logging
 import re
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Final
 
 import httpx
@@ -25,13 +26,19 @@ _HOP_BY_HOP: Final = frozenset(
 _OURS: Final = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip|host")
 _DEVIOUS: Final = re.compile(rb"//|\\|(?:^|/)(?:\.|%2e){1,2}(?:/|$)|%2f|%5c|%00", re.IGNORECASE)
 _STALL_S: Final = 300.0
+DEFAULT_MAX_BODY: Final = 512 << 20
+
+
+class _TooLargeError(Exception):
+    """The body has more bytes than are forwarded."""
 
 
 class LocalHosts:
     """Serves every LocalRoute of `table`: `files` where it has no upstream, else its upstream, streamed both ways.
 
     connect_patience_s: how long an unreachable gateway is tried again (nothing was sent yet), so that a restart of
-    the platform's API does not cost a finished computation its results.
+    the platform's API does not cost a finished computation its results. max_body_bytes: of a request that is
+    forwarded; what is above is taken in here, so that its client hears the answer, and never reaches the gateway.
     """
 
     def __init__(
@@ -39,8 +46,9 @@ class LocalHosts:
         table: RouteTable,
         files: ASGIApp,
         connect_patience_s: float = 60,
+        max_body_bytes: int = DEFAULT_MAX_BODY,
     ) -> None:
-        self._table, self._files = table, files
+        self._table, self._files, self._max_body_bytes = table, files, max_body_bytes
         self._patience_s = connect_patience_s
         self._client: httpx.AsyncClient | None = None
 
@@ -99,8 +107,19 @@ class LocalHosts:
         query: bytes = scope["query_string"]
         base = httpx.URL(upstream)
         url = base.copy_with(raw_path=base.raw_path.rstrip(b"/") + target + (b"?" + query if query else b""))
+        told = dict(scope["headers"]).get(b"content-length", b"0")
         try:
-            response = await self._send(scope["method"], url, headers, _body(receive) if has_body else None)
+            if not told.isdigit() or int(told[:20]) > self._max_body_bytes:
+                raise _TooLargeError
+            body = _body(receive, self._max_body_bytes) if has_body else None
+            response = await self._send(scope["method"], url, headers, body)
+        except _TooLargeError:
+            with suppress(ConnectionError, TimeoutError):
+                async for _ in _body(receive, None):
+                    pass
+            text = f"the request is larger than the {self._max_body_bytes} bytes that the results gateway takes"
+            await _refuse(413, text, scope, receive, send)
+            return
         except (httpx.HTTPError, TimeoutError, ConnectionError) as e:
             log.info("forwarding a container's %s failed: %s", scope["method"], type(e).__name__)
             text = "the results gateway cannot be reached now; send the request again"
@@ -133,13 +152,17 @@ class LocalHosts:
             pause = min(pause * 2, 2.0)
 
 
-async def _body(receive: Receive) -> AsyncIterator[bytes]:
-    more = True
+async def _body(receive: Receive, limit: int | None) -> AsyncIterator[bytes]:
+    more, left = True, limit
     while more:
         async with asyncio.timeout(_STALL_S):
             message = await receive()
         if message["type"] == "http.disconnect":
             raise ConnectionError("the container went away in the middle of its request")
+        if left is not None:
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise _TooLargeError
         if message.get("body"):
             yield message["body"]
         more = message.get("more_body", False)

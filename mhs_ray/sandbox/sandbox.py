@@ -35,7 +35,7 @@ from mhs_ray.ports import ContainerEngine, ContainerSpec, ContainerStatus, Limit
 from mhs_ray.sandbox.dial import Resolve
 from mhs_ray.sandbox.files import FileServer
 from mhs_ray.sandbox.http import HttpServer
-from mhs_ray.sandbox.local import LocalHosts
+from mhs_ray.sandbox.local import DEFAULT_MAX_BODY, LocalHosts
 from mhs_ray.sandbox.netns import listeners, mount_sys
 from mhs_ray.sandbox.proxy import Proxy, ProxyLimits
 from mhs_ray.sandbox.routes import FILES_HOST, PROXY_PORT, DirectRoute, LocalRoute, RouteTable, results_route
@@ -86,6 +86,7 @@ class SandboxSpec:
     direct: Sequence[DirectRoute] = ()
     ca_bundles: Sequence[str] = ()
     max_debug_bytes: int = DEFAULT_DEBUG_BYTES
+    max_results_bytes: int = DEFAULT_MAX_BODY
     proxy_limits: ProxyLimits | None = None
 
 
@@ -149,7 +150,8 @@ class Sandbox:
         info = self._engine.info()
         self._scratch = open_scratch(self._folder, self._spec.scratch_bytes, (info.host_uid, info.host_gid))
         limits = self._spec.proxy_limits or ProxyLimits()
-        server = HttpServer(LocalHosts(self._table, self._files), limits.head_s)
+        hosts = LocalHosts(self._table, self._files, max_body_bytes=self._spec.max_results_bytes)
+        server = HttpServer(hosts, limits.head_s)
         tls = ca.server_context(self._table.local_hosts)
         self._proxy = Proxy(self._table, server, tls, self._on_denied, limits, self._resolve)
         pid = self._pause_pid()

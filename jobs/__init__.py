@@ -1,0 +1,1 @@
+"""One script per thing that a data scientist runs with ``ray job submit``."""

@@ -62,13 +62,19 @@ class PoolOptions:
 
 @dataclass(eq=False)
 class PoolBatch:
-    """Some tiles of one slide. pixels: (n, height, width, 3), good until `release` or the next batch is asked for."""
+    """Some tiles of one slide. pixels: (n, height, width, 3), good until `release` or the next batch is asked for.
+
+    place: the ring's address, slots and bytes of a slot, and the slot, for an actor on the same node that reads the
+    pixels there; None for pixels that came through the object store.
+    """
 
     slide: int
     plan: TilePlan
     indices: NDArray[np.int64]
     pixels: NDArray[np.uint8]
     _release: Callable[[], None] | None = field(default=None, repr=False)
+    place: tuple[str, int, int, int] | None = field(default=None, repr=False)
+    _kept: bool = False
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -79,8 +85,17 @@ class PoolBatch:
         tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(self.pixels)
         return pa.RecordBatch.from_arrays([*table.columns, tensor], [*table.schema.names, "tile"])
 
+    def keep(self) -> None:
+        """Hold the pixels until `release`, also when further batches are asked for."""
+        self._kept = True
+
+    def next_asked(self) -> None:
+        """Release, unless `keep` was called."""
+        if not self._kept:
+            self.release()
+
     def release(self) -> None:
-        """Give the memory back early; a second call does nothing."""
+        """Give the memory back; a second call does nothing."""
         release, self._release = self._release, None
         if release is not None:
             release()
@@ -347,9 +362,11 @@ class TilePool:
             else:
                 pixels = self._ring.tiles(slot, len(indices), size.height, size.width)
             made = PoolBatch(part.slide, part.plan, indices, pixels, lambda s=slot: self._free.append(s))  # type: ignore[misc]
+            if part.answer is None:
+                made.place = (self._ring.address, self._slots, self._slot_bytes, slot)
             self.done += len(indices)
             yield made
-            made.release()
+            made.next_asked()
 
 
 @dataclass(eq=False)

@@ -153,7 +153,14 @@ class Arena:
         def make() -> tuple[Core, Peers]:
             return self.core, Peers(lambda: None, lambda _images: None, ping)
 
-        config = uvicorn.Config(build_app(make), host="127.0.0.1", port=self.port, log_config=None, access_log=False)
+        config = uvicorn.Config(
+            build_app(make),
+            host="127.0.0.1",
+            port=self.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=2,
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
@@ -162,7 +169,6 @@ class Arena:
             time.sleep(0.02)
         yield
         server.should_exit = True
-        server.force_exit = True
         thread.join(20)
 
     def new_order(self, program: str, *, time_limit_s: int = 60, env: dict[str, str] | None = None) -> AttemptOrder:

@@ -32,20 +32,16 @@ def test_a_results_body_of_a_gigabyte_is_refused_and_costs_no_memory(podman_aren
             except OSError:
                 return "closed 000", sent >> 20
         block = b" " * (1 << 20)
-        begun = time.time()
         say("told", *send("Content-Length: 1073741824", (block for _ in range(1024))))
-        say("time", time.time() - begun)
         chunk = b"100000\\r\\n" + block + b"\\r\\n"
-        say("chunked", *send("Transfer-Encoding: chunked", (chunk for _ in range(200))))
-        say("time", time.time() - begun)
+        say("chunked", *send("Transfer-Encoding: chunked", (chunk if n < 200 else b"0\\r\\n\\r\\n" for n in range(201))))
         say("answer", post())
     """
     reset_peak()
     before = peak_rss()
     ended = podman_arena.run(program, time_limit_s=120)
-    print(ended.text)
-    assert "413" in ended.said("told")[0] or "closed" in ended.said("told")[0]
-    assert "413" in ended.said("chunked")[0] or "closed" in ended.said("chunked")[0]
+    assert "413" in ended.said("told")[0]
+    assert "413" in ended.said("chunked")[0]
     assert ended.said("answer") == ["201"]
     assert ended.code is None
     assert peak_rss() - before < 700 * MIB

@@ -209,3 +209,16 @@ def test_gpus_of_a_cdi_specification_are_listed(tmp_path: Path) -> None:
     )
     (tmp_path / "other.json").write_text('{"kind": "example.com/x", "devices": [{"name": "q"}]}')
     assert cdi_gpus((tmp_path, tmp_path / "none")) == ("0", "GPU-8a1")
+
+
+def test_the_nodes_own_sys_is_covered_unless_the_sandbox_brings_one() -> None:
+    def masked(spec: ContainerSpec, caps: Capabilities = CAPS) -> set[str]:
+        (value,) = [a for a in after(podman(spec, caps), "--security-opt") if a.startswith("mask=")]
+        return set(value.removeprefix("mask=").split(":"))
+
+    joined = replace(SPEC, network_of="job-net")
+    assert {"/sys/class/net", "/sys/fs/cgroup", "/sys/block", "/proc/cmdline", "/proc/keys"} <= masked(joined)
+    own = replace(joined, mounts=[Mount(Path("/srv/sys"), "/sys")])
+    assert "/sys/class/net" not in masked(own)
+    assert "/sys/block" in masked(own)
+    assert not {"/proc/driver", "/sys/bus", "/sys/module", "/sys/devices/system"} & masked(joined)  # CUDA needs them

@@ -8,6 +8,7 @@ from mhs_ray.sandbox.routes import (
     LocalRoute,
     RouteTable,
     address_allowed,
+    direct_routes,
     normal_host,
     results_route,
     split_authority,
@@ -112,3 +113,16 @@ def test_a_list_that_contradicts_itself_is_refused() -> None:
         RouteTable([DirectRoute("10.0.0.1")])
     with pytest.raises(SandboxError, match="cannot serve TLS"):
         RouteTable([DirectRoute("a.example", 3128)])
+
+
+def test_direct_hosts_are_names_with_or_without_a_port() -> None:
+    assert direct_routes(["api.app.techcyte.com", "models.example.com:8443", "api.app.techcyte.com:443"]) == (
+        DirectRoute("api.app.techcyte.com", 443),
+        DirectRoute("models.example.com", 8443),
+    )
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "https://example.com", "a@b.example", "", "exa mple.com", "[::1]:443"])
+def test_a_direct_host_that_is_no_name_is_refused(host: str) -> None:
+    with pytest.raises(SandboxError, match="MHS_SANDBOX__DIRECT_HOSTS"):
+        direct_routes([host])

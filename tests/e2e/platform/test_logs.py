@@ -41,8 +41,8 @@ def test_a_log_is_followed_while_it_runs_resumed_and_whole_afterwards(
 
     def in_dashboard() -> list[str]:
         answer = platform.ray("/api/v0/logs/file", actor_id=actor["actor_id"], suffix="out", lines=5000, format="text")
-        assert answer.status_code == 200, answer.text[:500]
-        return answer.text.splitlines()
+        # On a busy machine the dashboard may not have heard of the node's agent yet.
+        return answer.text.splitlines() if answer.status_code == 200 else []
 
     shown = eventually(
         lambda: (found := in_dashboard()) and any("careless http" in t for t in found) and found, "lines"

@@ -22,7 +22,7 @@ from mhs_ray.domain.errors import MhsError
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.logs import configure_logging
-from mhs_ray.services.core import Core, build_core
+from mhs_ray.services.core import Core, build_core_patiently
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def _on_ray() -> tuple[Core, Peers]:
     if settings.cluster.placement == "single":
         keep_replica_on_loopback()
     wake, pushed, ping = ray_peers()
-    return build_core(settings, Endpoints.load(settings.home), wake), Peers(wake, pushed, ping)
+    return build_core_patiently(settings, Endpoints.load(settings.home), wake), Peers(wake, pushed, ping)
 
 
 async def _readiness(core: Core, peers: Peers) -> dict[str, str]:

@@ -22,7 +22,7 @@ from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.logs import configure_logging
-from mhs_ray.services.core import build_core, build_courier
+from mhs_ray.services.core import build_core_patiently, build_courier
 from mhs_ray.store.sql.lead import Lead
 from mhs_ray.store.sql.listen import Listener, listen
 
@@ -41,7 +41,7 @@ class DispatcherShell:
     def __init__(self) -> None:
         settings = load_settings()
         configure_logging(settings)
-        self._core = build_core(settings, Endpoints.load(settings.home))
+        self._core = build_core_patiently(settings, Endpoints.load(settings.home))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cluster = RayCluster(settings.cluster, self._launched)
         self._dispatcher = Dispatcher(self._core, self._cluster)

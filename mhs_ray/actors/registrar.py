@@ -12,7 +12,7 @@ from mhs_ray.actors.names import NAMESPACE, REGISTRAR, begin_soon
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.logs import configure_logging
-from mhs_ray.services.core import build_core
+from mhs_ray.services.core import build_core_patiently
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class RegistrarShell:
     def __init__(self) -> None:
         settings = load_settings()
         configure_logging(settings)
-        self._core = build_core(settings, Endpoints.load(settings.home))
+        self._core = build_core_patiently(settings, Endpoints.load(settings.home))
         self._every = settings.registry.reconcile_every.total_seconds()
         self._wake = asyncio.Event()
         self._hints: set[int] = set()

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,72 +112,102 @@ _FINISH: Final = (JobEvent.FAILED,)
 _LIFE: Final = (JobEvent.PLACED, JobEvent.STARTED, JobEvent.EXITED, JobEvent.SUCCEEDED)
 
 
-def _measure(db: Database, say: Say) -> dict[str, Any]:
-    """Measure short and long queue in turn, so that what else the machine does meets both."""
-    db.migrate()
-    queue = _Queue(db)
-    queue.fill(_SHORT + _MEASURED)
-    queue.work(_MEASURED, _FINISH)  # warm
-    short = []
+def _measure(
+    short_db: Database, long_db: Database, say: Say, peer: Callable[[], float] | None = None
+) -> dict[str, Any]:
+    """Measure short queue, long queue and the peer in turn, so that what else the machine does meets all of them."""
+    short_queue, long_queue = (_Queue(db) for db in (short_db, long_db))
+    say(f"filling a queue with {_LONG} jobs")
+    for queue, size in ((short_queue, _SHORT), (long_queue, _LONG)):
+        queue.fill(size + _MEASURED)
+        queue.work(_MEASURED, _FINISH)  # warm
+    short, long, peers = [], [], []
     for _ in range(_ROUNDS):
-        queue.fill(_SHORT + _MEASURED)
-        short.append(queue.work(_MEASURED, _FINISH))
-    life = queue.work(_MEASURED // 2, _LIFE)
-    say(f"{statistics.median(short):.0f} jobs/s with {_SHORT} queued; now with {_LONG}")
-    long = []
-    for _ in range(_ROUNDS):
-        queue.fill(_LONG + _MEASURED)
-        long.append(queue.work(_MEASURED, _FINISH))
-    say(f"{statistics.median(long):.0f} jobs/s with {_LONG} queued")
-    return {
-        "jobs_per_s": round(statistics.median(short), 1),
-        "jobs_per_s_100k": round(statistics.median(long), 1),
+        short_queue.fill(_SHORT + _MEASURED)
+        short.append(round(short_queue.work(_MEASURED, _FINISH), 1))
+        if peer is not None:
+            peers.append(round(peer(), 1))
+        long_queue.fill(_LONG + _MEASURED)
+        long.append(round(long_queue.work(_MEASURED, _FINISH), 1))
+        say(
+            f"jobs/s with {_SHORT} queued {short[-1]}, with {_LONG} {long[-1]}"
+            + (f", peer {peers[-1]}" if peers else "")
+        )
+    found: dict[str, Any] = {
+        "jobs_per_s": statistics.median(short),
+        "jobs_per_s_100k": statistics.median(long),
         "ratio_100k_to_1k": round(statistics.median(long) / statistics.median(short), 3),
-        "whole_life_jobs_per_s": round(life, 1),  # five transitions, each its own durable transaction
-        "runs": {"1k": [round(r, 1) for r in short], "100k": [round(r, 1) for r in long]},
+        # Five transitions, each a durable transaction of its own.
+        "whole_life_jobs_per_s": round(short_queue.work(_MEASURED // 2, _LIFE), 1),
+        "runs": {"1k": short, "100k": long},
     }
+    if peers:
+        found["procrastinate_jobs_per_s"] = statistics.median(peers)
+        found["ratio_to_procrastinate"] = round(statistics.median(short) / statistics.median(peers), 3)
+        found["runs"]["procrastinate"] = peers
+    return found
 
 
-async def _procrastinate(url: sa.URL, say: Say) -> float | None:
-    """Return procrastinate's jobs per second for fetch and finish with as many workers; None where it is missing."""
-    try:
+class _Procrastinate:
+    """The peer with as many workers, on a database of its own of the same server."""
+
+    def __init__(self, url: sa.URL) -> None:
         import procrastinate
-        from procrastinate import jobs as kinds
         from procrastinate import manager
+
+        self._connector = procrastinate.PsycopgConnector(
+            kwargs={"host": url.query["host"], "user": url.username, "dbname": url.database},
+            min_size=_WORKERS,
+            max_size=_WORKERS,
+        )
+        self._app = procrastinate.App(connector=self._connector)
+        self._task = self._app.task(name="bench")(_nothing)
+        self._manager = manager.JobManager(self._connector)
+        self._loop = asyncio.new_event_loop()
+        self._loop.run_until_complete(self._open())
+        self()  # warm
+
+    def __call__(self) -> float:
+        """Return its jobs per second for fetch and finish with a short queue."""
+        return self._loop.run_until_complete(self._round())
+
+    def close(self) -> None:
+        """Give back its connections."""
+        self._loop.run_until_complete(self._app.close_async())
+        self._loop.close()
+
+    async def _open(self) -> None:
+        await self._app.open_async()
+        await self._app.schema_manager.apply_schema_async()
+        self._workers = [await self._manager.register_worker() for _ in range(_WORKERS)]
+
+    async def _round(self) -> float:
+        await self._connector.execute_query_async("DELETE FROM procrastinate_jobs WHERE status = 'todo'")
+        await self._task.batch_defer_async(*[{} for _ in range(_SHORT + _MEASURED)])
+        await self._connector.execute_query_async("ANALYZE procrastinate_jobs")
+        began = time.monotonic()
+        await asyncio.gather(*(self._work(_MEASURED // _WORKERS, w) for w in self._workers))
+        return _MEASURED / (time.monotonic() - began)
+
+    async def _work(self, count: int, worker: int) -> None:
+        from procrastinate.jobs import Status
+
+        for _ in range(count):
+            job = await self._manager.fetch_job(queues=None, worker_id=worker)
+            assert job is not None
+            await self._manager.finish_job(job, Status.SUCCEEDED, delete_job=False)
+
+
+def _nothing() -> None:
+    """The peer's task, which is never run."""
+
+
+def _peer(url: sa.URL, say: Say) -> _Procrastinate | None:
+    try:
+        return _Procrastinate(url)
     except ImportError:
         say("procrastinate is not installed: it is part of the development dependencies")
         return None
-    connector = procrastinate.PsycopgConnector(
-        kwargs={"host": url.query["host"], "user": url.username, "dbname": url.database},
-        min_size=_WORKERS,
-        max_size=_WORKERS,
-    )
-    app = procrastinate.App(connector=connector)
-
-    @app.task(name="bench")  # type: ignore[misc, unused-ignore]
-    def bench() -> None: ...
-
-    async with app.open_async():
-        await app.schema_manager.apply_schema_async()
-        rates = []
-        work = manager.JobManager(connector)
-        workers = [await work.register_worker() for _ in range(_WORKERS)]
-        for _ in range(_ROUNDS + 1):
-            missing = _SHORT + _MEASURED
-            await bench.batch_defer_async(*[{} for _ in range(missing)])
-            await connector.execute_query_async("ANALYZE procrastinate_jobs")
-
-            async def one(count: int, worker: int) -> None:
-                for _ in range(count):
-                    job = await work.fetch_job(queues=None, worker_id=worker)
-                    assert job is not None
-                    await work.finish_job(job, kinds.Status.SUCCEEDED, delete_job=False)
-
-            began = time.monotonic()
-            await asyncio.gather(*(one(_MEASURED // _WORKERS, w) for w in workers))
-            rates.append(_MEASURED / (time.monotonic() - began))
-            await connector.execute_query_async("DELETE FROM procrastinate_jobs WHERE status = 'todo'")
-    return statistics.median(rates[1:])
 
 
 def _latencies(settings: Settings, say: Say) -> list[float]:
@@ -192,21 +222,36 @@ def _latencies(settings: Settings, say: Say) -> list[float]:
     return found
 
 
+def _on(urls: Sequence[str], vault: Vault, say: Say, peer: Callable[[], float] | None) -> dict[str, Any]:
+    short, long = (Database(url, vault) for url in urls)
+    try:
+        for db in (short, long):
+            db.migrate()
+        return _measure(short, long, say, peer)
+    finally:
+        short.close()
+        long.close()
+
+
 def run(settings: Settings, say: Say) -> dict[str, Any]:
     """Measure both databases, the peer, and the latency of a start."""
     vault = Vault([Vault.new_key()])
-    with postgres() as url:
-        db = Database(url, vault)
-        on_postgresql = _measure(db, say)
-        peer = asyncio.run(_procrastinate(db.engine.url, say))
-        db.close()
-    on_postgresql["procrastinate_jobs_per_s"] = None if peer is None else round(peer, 1)
-    on_postgresql["ratio_to_procrastinate"] = None if peer is None else round(on_postgresql["jobs_per_s"] / peer, 3)
+    with postgres() as server:
+        url = sa.make_url(server)
+        names = ("short_queue", "long_queue", "peer")
+        with sa.create_engine(
+            url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+        ).connect() as admin:
+            for name in names:
+                admin.execute(sa.text(f"CREATE DATABASE {name}"))
+        peer = _peer(url.set(database="peer"), say)
+        urls = [url.set(database=name).render_as_string() for name in names[:2]]
+        on_postgresql = _on(urls, vault, say, peer)
+        if peer is not None:
+            peer.close()
     folder = Path(tempfile.mkdtemp(prefix="mhs-bench-", dir="/var/tmp"))
     try:
-        db = Database(f"sqlite:///{folder}/bench.db", vault)
-        on_sqlite = _measure(db, say)
-        db.close()
+        on_sqlite = _on([f"sqlite:///{folder}/{name}.db" for name in ("short", "long")], vault, say, None)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     latencies = _latencies(settings, say)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 
 from mhs_ray.auth.clients import ClientVerifier, hash_secret
 from mhs_ray.auth.tokens import Tokens
@@ -38,6 +44,10 @@ from mhs_ray.store.sql.results import Results
 from mhs_ray.store.sql.scans import Scans
 from mhs_ray.store.sql.secrets import Vault
 from mhs_ray.store.sql.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+_AGAIN_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -126,3 +136,13 @@ def build_courier(core: Core) -> Courier | None:
     client = TechcyteHttp(settings.url, ca=settings.ca, timeout=settings.timeout, deadline=timedelta(minutes=30))
     pace = Pace(settings.backoff, settings.backoff_max, settings.settle)
     return Courier(core.deliveries.deliveries, core.blobs, client, pace)
+
+
+def build_core_patiently(settings: Settings, endpoints: Endpoints, wake: Callable[[], None] = lambda: None) -> Core:
+    """`build_core`, tried until the database is there: Ray never restarts an actor whose constructor failed."""
+    while True:
+        try:
+            return build_core(settings, endpoints, wake)
+        except (DBAPIError, SQLAlchemyTimeoutError) as error:
+            log.warning("the database does not answer (%s); it is tried again", type(error).__name__)
+            time.sleep(_AGAIN_S)

@@ -75,6 +75,7 @@ class Chaos:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     cancelled: set[int] = field(default_factory=set)
     duplicates_wrong: int = 0
+    wrong: list[str] = field(default_factory=list)
     odd: Counter[str] = field(default_factory=Counter)  # answers that were asked for again
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -124,7 +125,9 @@ class Chaos:
             return
         with ThreadPoolExecutor(5) as pool:
             answers = list(pool.map(lambda _: self.call("POST", "/webhook", body), range(5)))
-        if len({tuple(a.json()["job_ids"]) for a in answers}) != 1 or any(a.status_code != 200 for a in answers):
+        for answer in answers:
+            assert answer.status_code == 200, f"{answer.status_code} {answer.text}"
+        if len({tuple(a.json()["job_ids"]) for a in answers}) != 1:
             self.duplicates_wrong += 1
 
     def cancel_storm(self) -> None:
@@ -172,9 +175,12 @@ class Chaos:
         return True
 
     def done(self, name: str, work: Callable[[], object]) -> None:
-        if work() is not False:
-            self.faults[name] += 1
-            say(f"fault: {name}")
+        try:
+            if work() is not False:
+                self.faults[name] += 1
+                say(f"fault: {name}")
+        except AssertionError as error:  # an answer that must not be
+            self.wrong.append(f"{name}: {error}")
 
     def nemesis(self, pause_s: tuple[float, float], ended: threading.Event, only: int | None = None) -> None:
         """Do faults until told to end; each kind once before any comes twice."""
@@ -282,7 +288,7 @@ class Chaos:
             time.sleep(1)
         times = self.techcyte.times()
         ends = sum(found[j]["state"] in ENDED for j in self.asked if j in found)
-        wrong = self.misjudged(found)
+        wrong = [*self.wrong, *self.misjudged(found)]
         for line in (*wrong, *left):
             say(line)
         say(f"answers that were asked for again: {dict(self.odd)}")

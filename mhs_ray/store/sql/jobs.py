@@ -253,7 +253,7 @@ class Jobs:
         A stale attempt, or an event that comes late, changes nothing. Raises NotFoundError, TransitionError.
         """
         with self._db.write() as conn:
-            row = conn.execute(self._db.for_update(sa.select(t.jobs).where(t.jobs.c.id == job_id))).first()
+            row = conn.execute(self._db.for_update(sa.select(*_STANDING).where(t.jobs.c.id == job_id))).first()
             if row is None:
                 raise NotFoundError("job", job_id)
             try:
@@ -330,6 +330,13 @@ _ENDING = sa.text(f"jobs.state = '{JobState.QUEUED}' AND jobs.usable_until IS NO
 _ACTIVE = sa.text("jobs.state IN ('" + "', '".join(sorted(s.value for s in ACTIVE)) + "')")
 
 
+# What a transition reads; the rest of a row is large.
+_STANDING = [
+    t.jobs.c[name]
+    for name in ("company_id", "state", "attempt", "started_at", "platform_failures", "model_failures")
+]
+
+
 def _active_jobs(conn: sa.Connection) -> tuple[dict[int, int], int]:
     """Return the active jobs of each company, and how many of all wait for a node."""
     active: dict[int, int] = {}
@@ -383,7 +390,9 @@ def _record(
     cause: str,
 ) -> None:
     conn.execute(
-        sa.insert(t.job_events).values(
+        sa.insert(t.job_events)
+        .inline()  # nobody asks for its id
+        .values(
             company_id=company_id,
             job_id=job_id,
             attempt=attempt,

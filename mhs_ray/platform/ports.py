@@ -27,6 +27,7 @@ def choose_ports(settings: Settings) -> dict[str, int]:
         "blobs": (settings.blobs.port, settings.blobs.port != 0),
         "registry": (settings.registry.port, settings.registry.port != 0),
         "gcs": (settings.cluster.gcs_port, settings.cluster.gcs_port != 0),
+        "dashboard-agent": (0, False),  # without it the dashboard shows no logs; Ray's own choice is a fixed port
         "haproxy-metrics": (0, False),
         "haproxy-stats": (0, False),
     }

@@ -106,7 +106,7 @@ def _start(settings: Settings, keys: Keys, say: Say) -> Endpoints:
     Running(supervisor.pid, (), temp_dir).save(settings.home)
     try:
         say("starting Ray")
-        _ray_start(settings, environment, temp_dir, gcs, ports["dashboard"])
+        _ray_start(settings, environment, temp_dir, ports)
         Running(supervisor.pid, tuple(_ray_pids(temp_dir)), temp_dir).save(settings.home)
         say("starting the API")
         _python(environment, logs / "deploy.log", "-m", "mhs_ray.actors.deploy")
@@ -134,11 +134,12 @@ def ray_environment(settings: Settings, keys: Keys) -> dict[str, str]:
     }
 
 
-def _ray_start(settings: Settings, environment: dict[str, str], temp_dir: str, gcs: int, dashboard: int) -> None:
+def _ray_start(settings: Settings, environment: dict[str, str], temp_dir: str, ports: dict[str, int]) -> None:
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*"))) or settings.cluster.declared_gpus
     command = [
-        str(Path(sys.executable).with_name("ray")), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
-        f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", f"--num-gpus={gpus}", f"--temp-dir={temp_dir}",
+        str(Path(sys.executable).with_name("ray")), "start", "--head", "--node-ip-address=127.0.0.1",
+        f"--port={ports['gcs']}", f"--dashboard-port={ports['dashboard']}", "--dashboard-host=127.0.0.1",
+        f"--dashboard-agent-listen-port={ports['dashboard-agent']}", f"--num-gpus={gpus}", f"--temp-dir={temp_dir}",
         "--disable-usage-stats", f"--num-cpus={max(4, os.cpu_count() or 1)}", "--object-store-memory=268435456",
     ]  # fmt: skip
     told = environment | {_MARK: temp_dir}

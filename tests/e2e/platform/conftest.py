@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,7 +89,19 @@ def skopeo(folder: Path) -> Client:
 
 
 @pytest.fixture(scope="session")
-def platform(request: pytest.FixtureRequest, folder: Path, docker: Client) -> Iterator[Platform]:
+def another_ray() -> Iterator[None]:
+    """Somebody on this machine who has the ports that Ray takes unless it is told others."""
+    with contextlib.ExitStack() as stack:
+        for port in (6379, 8265, 10001, 52365):
+            taken = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):  # taken by a real one
+                taken.bind(("127.0.0.1", port))
+                taken.listen()
+        yield
+
+
+@pytest.fixture(scope="session")
+def platform(request: pytest.FixtureRequest, folder: Path, docker: Client, another_ray: None) -> Iterator[Platform]:
     """The platform on the engine that the test's parameter names."""
     engine = str(request.param)
     home = folder / engine

@@ -44,7 +44,7 @@ MIB = 1 << 20
 HOST = "app.example.com"
 MEMORY = 192 * MIB
 SCRATCH = 48 * MIB
-JOBS = JobSettings(scratch=SCRATCH, max_log=MIB, max_debug_file=4 * MIB, stop_grace="PT1S")  # type: ignore[arg-type]
+JOBS = JobSettings(scratch=SCRATCH, max_log=MIB, max_debug_file=4 * MIB, stop_grace="PT1S")
 MAX_RESULTS = 160 * MIB
 
 PRELUDE = textwrap.dedent(
@@ -119,7 +119,7 @@ class Arena:
         self.settings = Settings(
             home=folder / "home",
             jobs=JOBS,
-            api=ApiSettings(max_results_body=MAX_RESULTS),  # type: ignore[arg-type]
+            api=ApiSettings(max_results_body=MAX_RESULTS),
         )
         self.port = _free_port()
         nowhere = "http://127.0.0.1:1"

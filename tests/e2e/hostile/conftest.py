@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mhs_ray.attempt import runner
-from mhs_ray.domain.instances import InstanceType
+from mhs_ray.domain.instances import INSTANCE_TYPES, InstanceType
 from mhs_ray.engines.build import image_tools
 from mhs_ray.engines.docker import DockerEngine
 from mhs_ray.engines.podman import PodmanEngine
@@ -47,7 +46,7 @@ def _arena(engine: PodmanEngine | DockerEngine) -> Iterator[Arena]:
     folder = Path(tempfile.mkdtemp(prefix="mh-", dir="/tmp"))
     folder.chmod(0o711)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(runner.INSTANCE_TYPES, "g4dn.xlarge", _Small("g4dn.xlarge", 1, 16, "T4", 16))  # type: ignore[arg-type]
+        patch.setitem(INSTANCE_TYPES, "g4dn.xlarge", _Small("g4dn.xlarge", 1, 16, "T4", 16))
         context = folder / "image"
         context.mkdir()
         (context / "Dockerfile").write_text(_DOCKERFILE)

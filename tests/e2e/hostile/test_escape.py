@@ -123,6 +123,7 @@ def test_links_in_its_outputs_lead_nowhere_on_the_node(arena: Arena, tmp_path: P
                 say("hard link", place)
             except OSError as error:
                 pass
+            os.mkfifo(place + "/fifo")  # harmless, and shell scripts need it
             open(place + "/file", "w").close()
         os.chmod("/output", 0o777)
         # The folder of a mounted file is not reached through the file.

@@ -87,7 +87,9 @@ class Chaos:
         while True:
             try:
                 answer = self.platform.api.request(method, path, json=body, timeout=20)
-                if answer.status_code < 500 and "json" in answer.headers.get("content-type", ""):
+                if answer.status_code < 500 and answer.headers.get("content-type", "").startswith(
+                    ("application/", "text/plain; charset")
+                ):
                     return answer
                 self.odd[f"{answer.status_code} {answer.text[:60]}"] += 1
                 why = f"{answer.status_code}: {answer.text[:200]}"
@@ -251,7 +253,12 @@ class Chaos:
             end = (found["state"], found["failure"] and found["failure"]["failure_class"])
             allowed = {("cancelled", None)} if job in self.cancelled else ENDS[kind]
             if end not in allowed:
-                wrong.append(f"job {job} ({kind}): {end} {found['failure'] and found['failure']['cause'][:200]}")
+                said = (
+                    self.call("GET", f"/v1/jobs/{job}/log?timestamps=false").text if end[0] == "failed" else ""
+                )
+                wrong.append(
+                    f"job {job} ({kind}): {end} {found['failure'] and found['failure']['cause'][:200]}\n{said}"
+                )
         return wrong
 
     def run(self, jobs: int, pause_s: tuple[float, float], within_s: float) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from mhs_ray.store.sql import tables as t
 from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.scope import Page, Scoped
 from mhs_ray.store.sql.tasks import PRIORITY_RANK, insert_job
+from mhs_ray.store.sql.together import Together
 
 _PRIORITY = {rank: priority for priority, rank in PRIORITY_RANK.items()}
 
@@ -63,6 +64,7 @@ class Jobs:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._together = Together(db)  # many attempts may end at once
 
     # ------------------------------------------------------------ for people
 
@@ -252,7 +254,8 @@ class Jobs:
 
         A stale attempt, or an event that comes late, changes nothing. Raises NotFoundError, TransitionError.
         """
-        with self._db.write() as conn:
+
+        def apply(conn: sa.Connection) -> Change:
             row = conn.execute(self._db.for_update(sa.select(*_STANDING).where(t.jobs.c.id == job_id))).first()
             if row is None:
                 raise NotFoundError("job", job_id)
@@ -275,6 +278,11 @@ class Jobs:
                 if event in (JobEvent.CANCELLED, JobEvent.RETRIED):
                     self._db.notify(conn)
             return Change(job_id, made.before, made.after, row.attempt)
+
+        if attempt is None:  # of a job that may be queued, and then a claim locks it too: never beside another job
+            with self._db.write() as conn:
+                return apply(conn)
+        return self._together.run(job_id, apply)
 
     def active(self) -> list[Job]:
         """Return every job that an attempt should be alive for."""
@@ -332,8 +340,7 @@ _ACTIVE = sa.text("jobs.state IN ('" + "', '".join(sorted(s.value for s in ACTIV
 
 # What a transition reads; the rest of a row is large.
 _STANDING = [
-    t.jobs.c[name]
-    for name in ("company_id", "state", "attempt", "started_at", "platform_failures", "model_failures")
+    t.jobs.c[name] for name in ("company_id", "state", "attempt", "started_at", "platform_failures", "model_failures")
 ]
 
 

@@ -206,6 +206,10 @@ class TilePool:
             self.close()
             raise
 
+    def wait_for_readers(self) -> None:
+        """Return once every reader runs."""
+        ray.get([r.actor.node.remote() for r in self._readers])
+
     def batches(self) -> Iterator[PoolBatch]:
         """Yield every tile of every slide once. Raises SlideError for a slide that cannot be read; see PoolOptions."""
         waiting: dict[int, _Part] = {}

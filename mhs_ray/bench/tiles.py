@@ -1,0 +1,284 @@
+"""``mhs bench tiles``: our tiles beside the bare decoder and the other readers of slides, interleaved, in one run.
+
+One-thread figures are tiles per second of CPU, which a busy machine changes little; figures on all cores are tiles per
+second of wall time. Each figure is the median of some runs, each in a fresh process. Peers are measured when they are
+installed (``pip install mhs-ray[bench]``); those whose pixels are not OpenSlide's do not count as exact.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from mhs_ray.bench import Benchmark, Say
+from mhs_ray.bench._tile_link import slow_storage
+from mhs_ray.bench._tile_readers import EXACT, PEERS
+from mhs_ray.domain.settings import Settings
+from mhs_ray.domain.tile_feed import parse_tile_feed
+from mhs_ray.slides.bands import BatchLimits, cores
+from mhs_ray.slides.blocks import BlockCache
+from mhs_ray.slides.demo import make_demo_slide
+from mhs_ray.slides.feed.server import FeedServer
+from mhs_ray.slides.fetch import fetch
+from mhs_ray.slides.plan import TileRequest
+from mhs_ray.slides.remote import RemoteOptions
+from mhs_ray.slides.tile_reader import open_tile_reader
+from mhs_ray.slides.url_guard import UrlPolicy
+
+FULL: Final = (40_960, 30_720)
+QUARTER: Final = (20_480, 15_360)
+ROUNDS: Final = 3
+_LINK_BYTES_PER_S: Final = 50e6
+_GIGABYTE: Final = 1_000_000_000
+_TIMEOUT_S: Final = 600
+
+
+def run(settings: Settings, say: Say) -> dict[str, Any]:
+    """Return the figures; see the module and the keys below."""
+    folder = settings.home / "cache" / "bench"
+    return measure(large_slide(folder, FULL, say), large_slide(folder, QUARTER, say), say, ROUNDS)
+
+
+def large_slide(folder: Path, size: tuple[int, int], say: Say) -> Path:
+    """Return a slide of `size`, made once."""
+    path = folder / f"tiles-{size[0]}x{size[1]}.svs"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        say(f"making a slide of {size[0]} x {size[1]} pixels, once")
+        make_demo_slide(path, *size, mpp=0.25, app_mag=40, seed=11)
+    return path
+
+
+def measure(slide: Path, quarter: Path, say: Say, rounds: int, rows: int = 7680, sample: int = 600) -> dict[str, Any]:
+    """Measure everything on `slide`. rows: of level-0 pixels read per run. sample: tiles that slow peers read."""
+    bench = _Bench(slide, say, rounds, rows, sample)
+    found: dict[str, Any] = {"benchmark": "tiles", "cores": cores(), "rounds": rounds, "slide": slide.name}
+    found["aligned256"] = bench.reading("aligned256", 256)
+    found["unaligned224"] = bench.reading("unaligned224", 224)
+    found["scaled"] = bench.reading("scaled", 256, mpp=0.5)
+    found["tissue"] = bench.reading("tissue", 256, tissue=True)
+    # A tile at half the resolution takes four stored tiles: what the decoder alone would make of them.
+    scaled, decoder = found["scaled"], found["aligned256"]["medians"].get("limit_one")
+    scaled["ratio_to_limit"] = _ratio(scaled["medians"].get("ours_one"), decoder / 4 if decoder else None)
+    scaled["ratio_of_dct_to_fastest_exact_peer"] = _ratio(
+        scaled["medians"].get("ours_dct_one"), _fastest_exact(scaled["medians"], "_one")
+    )
+    local = found["aligned256"]["medians"].get("ours_all")
+    found["actors"] = bench.actors(local)
+    found["container"] = bench.container(local)
+    found["remote"] = bench.remote()
+    found["memory"] = bench.memory(quarter)
+    return found
+
+
+class _Bench:
+    def __init__(self, slide: Path, say: Say, rounds: int, rows: int, sample: int) -> None:
+        self._slide, self._say, self._rounds, self._rows, self._sample = slide, say, rounds, rows, sample
+        with open_tile_reader(slide) as reader:
+            self._width, self._height = reader.facts.width, reader.facts.height
+        self._missing: set[str] = set()
+
+    def reading(self, name: str, size: int, **more: Any) -> dict[str, Any]:
+        """Ours and the peers, in one thread (per CPU second) and on all cores (wall)."""
+        raw: dict[str, list[float]] = {}
+        for number in range(self._rounds):
+            self._say(f"{name}: round {number + 1} of {self._rounds}")
+            for threads, mode, per in ((1, "one", "cpu_s"), (cores(), "all", "wall_s")):
+                if name == "aligned256":
+                    self._note(raw, f"limit_{mode}", per, kind="limit", size=size, threads=threads, **more)
+                self._note(raw, f"ours_{mode}", per, kind="ours", size=size, threads=threads, **more)
+                if "mpp" in more:
+                    self._note(
+                        raw, f"ours_dct_{mode}", per, kind="ours", size=size, threads=threads, scaling="dct", **more
+                    )
+                for peer in PEERS:
+                    sample = self._sample if peer in ("openslide", "tiffslide", "fastslide", "large_image") else None
+                    # A library's own tile cache only helps who reads neighbours, so all but the slow read all.
+                    self._note(
+                        raw, f"{peer}_{mode}", per, kind="peer", reader=peer, size=size, threads=threads,
+                        sample=sample, **more,
+                    )  # fmt: skip
+        medians = {key: round(median(values), 1) for key, values in raw.items()}
+        ours_one, ours_all = medians.get("ours_one"), medians.get("ours_all")
+        return {
+            "medians": medians,
+            "raw": {k: [round(v, 1) for v in values] for k, values in raw.items()},
+            "ratio_to_openslide": _ratio(ours_one, medians.get("openslide_one")),
+            "ratio_to_openslide_all_cores": _ratio(ours_all, medians.get("openslide_all")),
+            "ratio_to_limit": _ratio(ours_one, medians.get("limit_one")),
+            "ratio_to_limit_all_cores": _ratio(ours_all, medians.get("limit_all")),
+            "ratio_to_fastest_exact_peer": _ratio(ours_one, _fastest_exact(medians, "_one")),
+            "ratio_to_fastest_exact_peer_all_cores": _ratio(ours_all, _fastest_exact(medians, "_all")),
+            "scaling_per_core": _ratio(ours_all, (ours_one or 0) * cores()),
+        }
+
+    def actors(self, local: float | None) -> dict[str, Any]:
+        """The pool of reader actors, one per core; the caller touches every page."""
+        rates = []
+        for number in range(self._rounds):
+            self._say(f"actors: round {number + 1} of {self._rounds}")
+            arguments = [str(self._slide), "256", str(cores()), str(self._rows)]
+            answer = _child("mhs_ray.actors.tile_bench", *arguments)
+            if "error" in answer:
+                return answer
+            rates.append(answer["tiles"] / answer["wall_s"])
+        return _flow(rates, local)
+
+    def container(self, local: float | None) -> dict[str, Any]:
+        """The tile feed to a process of its own, by the socket and memory that a container is given."""
+        rates = []
+        for number in range(self._rounds):
+            self._say(f"container: round {number + 1} of {self._rounds}")
+            with tempfile.TemporaryDirectory(prefix="mhs-feed-") as folder:
+                spec = parse_tile_feed("size=256 drop-edges")
+                with FeedServer(lambda: open_tile_reader(self._slide), spec, Path(folder)):
+                    answer = _child(
+                        "mhs_ray.bench._tile_readers",
+                        json.dumps({"kind": "feed", "socket": str(Path(folder) / "feed.sock")}),
+                    )
+            if "error" in answer:
+                return answer
+            rates.append(answer["tiles"] / answer["wall_s"])
+        # The feed reads the whole slide, whose share of background is its own: so is its local figure.
+        whole = _child(
+            "mhs_ray.bench._tile_readers",
+            json.dumps({"kind": "ours", "slide": str(self._slide), "size": 256, "threads": cores()}),
+        )
+        return _flow(rates, whole["tiles"] / whole["wall_s"] if "error" not in whole else local)
+
+    def remote(self) -> dict[str, Any]:
+        """Over a line of 20 ms and 50 MB/s: the first tile of a 1 GB slide, and all tissue of this one."""
+        firsts, wholes, downloads, reads = [], [], [], []
+        request = TileRequest(256, edge="drop")
+        for number in range(self._rounds):
+            self._say(f"remote: round {number + 1} of {self._rounds}")
+            with tempfile.TemporaryDirectory(prefix="mhs-bench-") as scratch:
+                gigabyte = Path(scratch) / "gigabyte.svs"
+                _padded(self._slide, gigabyte)
+                with slow_storage(gigabyte) as url:
+                    firsts.append(_timed_first(url, Path(scratch) / "b1", request))
+                gigabyte.unlink()
+                with slow_storage(self._slide) as url:
+                    begun = time.perf_counter()
+                    with open_tile_reader(url, remote=_options(Path(scratch) / "b2")) as reader:
+                        plan = reader.plan(request, tissue=True)
+                        for batch in reader.batches(plan, BatchLimits(ordered=False)):
+                            batch.release()
+                    wholes.append(time.perf_counter() - begun)
+                    begun = time.perf_counter()
+                    copy = Path(scratch) / "copy.svs"
+                    fetch(url, copy, policy=UrlPolicy(allow_private=True))
+                    downloads.append(time.perf_counter() - begun)
+                    reads.append(self._fastest_peer(copy))
+        download_then_read = median(d + r for d, (r, _) in zip(downloads, reads, strict=True))
+        gigabyte_s = _GIGABYTE / _LINK_BYTES_PER_S
+        return {
+            "medians": {
+                "first_tile_s": round(median(firsts), 3),
+                "download_of_1_gb_s": gigabyte_s,
+                "tissue_s": round(median(wholes), 2),
+                "download_then_read_s": round(download_then_read, 2),
+                "download_s": round(median(downloads), 2),
+            },
+            "peer": reads[0][1],
+            "first_tile_share_of_download": round(median(firsts) / gigabyte_s, 4),
+            "ratio_to_download_then_read": _ratio(download_then_read, median(wholes)),
+        }
+
+    def memory(self, quarter: Path) -> dict[str, Any]:
+        """The peak of a process that reads unaligned tiles within 128 MiB: of a slide, and of one four times as large."""
+        peaks = {}
+        for name, slide in (("1x", quarter), ("4x", self._slide)):
+            self._say(f"memory: {name}")
+            case = {"kind": "ours", "slide": str(slide), "size": 224, "threads": cores(), "memory": 128 << 20}
+            peaks[name] = _child("mhs_ray.bench._tile_readers", json.dumps(case)).get("peak_bytes")
+        return {"setting_bytes": 128 << 20, "peak_bytes": peaks, "ratio_4x_to_1x": _ratio(peaks["4x"], peaks["1x"])}
+
+    def _fastest_peer(self, slide: Path) -> tuple[float, str]:
+        """Seconds of the fastest exact peer for all tissue tiles of a local file; OpenSlide's when no other is here."""
+        for peer in ("cucim", "pyvips"):
+            case = {"kind": "peer", "reader": peer, "slide": str(slide), "size": 256, "threads": cores()}
+            answer = _child("mhs_ray.bench._tile_readers", json.dumps({**case, "tissue": True}))
+            if "error" not in answer:
+                return float(answer["wall_s"]), peer
+        case = {"kind": "peer", "reader": "openslide", "slide": str(slide), "size": 256, "threads": cores()}
+        answer = _child("mhs_ray.bench._tile_readers", json.dumps({**case, "tissue": True, "sample": self._sample}))
+        with open_tile_reader(slide) as reader:
+            count = len(reader.plan(TileRequest(256, edge="drop"), tissue=True))
+        return float(answer["wall_s"]) / answer["tiles"] * count, "openslide"
+
+    def _note(self, raw: dict[str, list[float]], key: str, per: str, **case: Any) -> None:
+        if key in self._missing:
+            return
+        whole = {"slide": str(self._slide), "width": self._width, "height": self._height, "rows": self._rows, **case}
+        answer = _child("mhs_ray.bench._tile_readers", json.dumps(whole))
+        if "error" in answer or not answer.get(per):
+            self._missing.add(key)
+            self._say(f"{key} is left out: {answer.get('error', 'it read nothing')}")
+            return
+        raw.setdefault(key, []).append(answer["tiles"] / answer[per])
+
+
+def _fastest_exact(medians: dict[str, float], mode: str) -> float | None:
+    return max((v for k, v in medians.items() if k.endswith(mode) and k.removesuffix(mode) in EXACT), default=None)
+
+
+def _child(module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module of ours in a fresh process and return the JSON of its last line."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments], capture_output=True, timeout=_TIMEOUT_S, check=False
+        )
+        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        return {"error": type(error).__name__}
+    return answer
+
+
+def _flow(rates: list[float], local: float | None) -> dict[str, Any]:
+    return {
+        "medians": {"tiles_per_s": round(median(rates), 1), "local": round(local, 1) if local else None},
+        "raw": [round(r, 1) for r in rates],
+        "ratio_to_local": _ratio(median(rates), local),
+    }
+
+
+def _timed_first(url: str, blocks: Path, request: TileRequest) -> float:
+    begun = time.perf_counter()
+    with open_tile_reader(url, remote=_options(blocks)) as reader:
+        plan = reader.plan(request)
+        first = reader.batches(plan, BatchLimits(batch=1))
+        next(first)
+        passed = time.perf_counter() - begun
+        first.close()  # type: ignore[attr-defined]
+    return passed
+
+
+def _options(blocks: Path) -> RemoteOptions:
+    return RemoteOptions(policy=UrlPolicy(allow_private=True), blocks=BlockCache(blocks))
+
+
+def _padded(slide: Path, to: Path) -> None:
+    """A copy with nothing behind its end, up to a gigabyte: what is not asked for is not sent."""
+    with slide.open("rb") as source, to.open("wb") as sink:
+        os.sendfile(sink.fileno(), source.fileno(), 0, slide.stat().st_size)
+        sink.truncate(max(_GIGABYTE, slide.stat().st_size))
+
+
+def _ratio(ours: float | None, other: float | None) -> float | None:
+    return round(ours / other, 3) if ours and other else None
+
+
+BENCHMARK: Final = Benchmark(
+    "tiles",
+    "tiles a second: ours beside the bare JPEG decoder, OpenSlide, cuCIM, pyvips and others; through actors, a "
+    "container's feed and a slow line; and memory",
+    run,
+)

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from mhs_ray.domain import errors as e
 
@@ -124,6 +125,11 @@ def install(app: FastAPI) -> None:
         known = {k.status: k for k in (MALFORMED, NO_ROUTE, METHOD, TOO_LARGE)}
         kind = known.get(error.status_code) or replace(MALFORMED, status=error.status_code)
         return problem(kind, str(error.detail), headers=error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
+        # Nobody reads this answer; a caller that hangs up again and again must not fill the log.
+        return problem(MALFORMED, "the request ended before its body did")
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, error: Exception) -> JSONResponse:

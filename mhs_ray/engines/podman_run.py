@@ -83,6 +83,7 @@ class _Client:
             try:
                 client = subprocess.Popen(
                     argv,
+                    cwd=folder,  # conmon leaves a file named `oom` where it was started
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

@@ -193,7 +193,7 @@ class _Bench:
         }
 
     def memory(self, quarter: Path) -> dict[str, Any]:
-        """The peak of a process that reads unaligned tiles within 128 MiB: of a slide, and of one four times as large."""
+        """The peak of a process that reads unaligned tiles within 128 MiB: of a slide, and of one four times as big."""
         peaks = {}
         for name, slide in (("1x", quarter), ("4x", self._slide)):
             self._say(f"memory: {name}")

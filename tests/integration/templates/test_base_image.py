@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from mhs_ray.attempt.tiles import TileFeedProcess
 from mhs_ray.engines.build import image_tools
 from mhs_ray.engines.docker import DockerEngine
 from mhs_ray.engines.podman import PodmanEngine
 from mhs_ray.platform.base_image import DEFAULT_TAG, make_base_image
 from mhs_ray.ports import ContainerSpec, Limits, Mount
+from mhs_ray.slides.demo import make_demo_slide
 from mhs_ray.templates import write_template
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -61,6 +63,41 @@ def test_a_lab_builds_and_runs_the_template_on_the_base_image(
         ]
         results = json.loads(lines[6].removeprefix("Results JSON: "))
         assert len(results["scanResults"][0]["geojson"]["features"]) == 4
+
+
+@pytest.mark.timeout(600)
+def test_the_tiles_template_gets_its_tiles_in_a_container(
+    engine: PodmanEngine | DockerEngine, base_cache: Path, tmp_path: Path
+) -> None:
+    images = image_tools(engine)
+    make_base_image(images, base_cache, progress=lambda line: None)
+    write_template("tiles", tmp_path / "lab")
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    image = images.build(tmp_path / "lab", "localhost/lab-tiles:test", {"BASE_IMAGE": DEFAULT_TAG, **nowhere})
+    slide = make_demo_slide(tmp_path / "slide.svs", 2048, 1536, mpp=0.25).path
+    tmp_path.chmod(0o755)
+    name, output, said = "template-tiles", bytearray(), list[str]()
+    with TileFeedProcess(slide, "size=128 mpp=0.5", tmp_path / "feed", 1, said.append) as feed:
+        spec = ContainerSpec(
+            name=name,
+            image=image,
+            env={"HOME": "/tmp", "SCAN_ID": "7", **feed.env},
+            labels={"mhs.test": "template"},
+            limits=Limits(cpus=1, memory_bytes=1 << 30),
+            mounts=[feed.mount],
+            tmpfs={"/tmp": 1 << 28},
+        )
+        try:
+            engine.run(spec, lambda stream, data: output.extend(data), lambda status: None)
+        finally:
+            engine.remove(name)
+    lines = output.decode().splitlines()
+    assert lines[:2] == ["Reading 48 tiles of 128 x 128 at 0.5 microns", "Scored 48 tiles"]
+    results = json.loads(lines[2].removeprefix("Results JSON: "))
+    assert results["scanResults"][0]["scanId"] == "7"
+    assert len(results["scanResults"][0]["geojson"]["features"]) == 20
+    assert "HOST and TASK_ID not set" in lines[3]
+    assert said[-1] == "tiles: 48 of 48 were read"
 
 
 def run(engine: PodmanEngine | DockerEngine, image: str, slide: Path) -> list[str]:

@@ -30,6 +30,11 @@ class ByteSource(Protocol):
         """Return exactly `length` bytes. Raises SlideError: ``truncated`` beyond the end, or why they cannot be had."""
         ...
 
+    @property
+    def is_far(self) -> bool:
+        """Whether `prefetch` is worth the trouble."""
+        ...
+
     def prefetch(self, ranges: Sequence[Range]) -> None:
         """Begin to bring these bytes near, and return at once; `read` waits for what is under way."""
         ...
@@ -67,6 +72,11 @@ class LocalFile:
             if len(data) == length:
                 return data
         raise beyond(self._name, offset, length, self._size)
+
+    @property
+    def is_far(self) -> bool:
+        """See ByteSource."""
+        return False
 
     def prefetch(self, ranges: Sequence[Range]) -> None:
         """The page cache reads ahead by itself."""

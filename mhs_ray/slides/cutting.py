@@ -107,7 +107,7 @@ class Cutter:
 
     def needs(self, first: int, count: int) -> list[int]:
         """Return the numbers of the stored tiles that these planned tiles need, in the order of the file."""
-        if not self.fast:
+        if not self.fast or (self.direct and not self._tiles.is_far):
             return []
         found: set[int] = set()
         for index in range(first, first + count):
@@ -119,6 +119,8 @@ class Cutter:
 
     def prefetch(self, keys: list[int]) -> int:
         """Have the bytes of stored tiles brought near; returns how many there are."""
+        if not self._tiles.is_far:
+            return 0
         columns = self._grid.columns
         places = [(key % columns, key // columns) for key in keys]
         self._tiles.prefetch(self._plan.level, places)

@@ -111,6 +111,11 @@ class RemoteFile:
         assert self._total is not None
         return self._total
 
+    @property
+    def is_far(self) -> bool:
+        """See ByteSource."""
+        return True
+
     def read(self, offset: int, length: int) -> bytes:
         """See ByteSource."""
         if offset < 0 or offset + length > self.size:

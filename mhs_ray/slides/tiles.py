@@ -175,6 +175,11 @@ class FastTiles:
         numbers = [row * across + column for column, row in tiles]
         return [(int(page.offsets[n]), int(page.byte_counts[n])) for n in numbers if page.byte_counts[n]]
 
+    @property
+    def is_far(self) -> bool:
+        """Whether the bytes come over a network, and `prefetch` does anything."""
+        return self._source is not None and self._source.is_far
+
     def prefetch(self, level: int, tiles: Sequence[tuple[int, int]]) -> None:
         """Have the bytes of `tiles` brought near."""
         if self._source is not None:

@@ -27,8 +27,9 @@ exec {binary} "$@"
 
 def haproxy_environment(folder: Path, metrics_port: int, stats_port: int) -> dict[str, str]:
     """Return what Ray needs in its environment. folder: private, for HAProxy's sockets and files."""
-    # HAProxy goes on for a moment to the port of a replica that died. Another platform's replica must not be there:
-    # it would be shown our callers' credentials. Ray's own choice is the same ports for every platform of a machine.
+    # While no replica of ours lives, HAProxy goes on to the port of the one that died and to Serve's fallback proxy.
+    # Another platform must not be there: it would be shown our callers' credentials, and refuse them. Ray's own choice
+    # is the same ports for every platform of a machine.
     first = _PORTS_FROM + zlib.crc32(str(folder).encode()) % _RANGES * _PORTS
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     wrapper = folder / "haproxy"
@@ -45,5 +46,7 @@ def haproxy_environment(folder: Path, metrics_port: int, stats_port: int) -> dic
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _PORTS - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _PORTS - 3),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first + _PORTS - 2),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(first + _PORTS - 1),
     }

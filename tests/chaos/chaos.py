@@ -216,7 +216,9 @@ class Chaos:
         jobs: dict[int, Any] = {}
         cursor = None
         while True:
-            page = self.call("GET", "/v1/jobs?limit=500" + (f"&cursor={cursor}" if cursor else "")).json()
+            answer = self.call("GET", "/v1/jobs?limit=500" + (f"&cursor={cursor}" if cursor else ""))
+            assert answer.status_code == 200, f"{answer.status_code} {answer.text}"
+            page = answer.json()
             jobs |= {j["id"]: j for j in page["items"]}
             cursor = page["next_cursor"]
             if cursor is None:

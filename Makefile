@@ -14,9 +14,10 @@ help:  ## list what there is
 setup: $(VENV)/.ready  ## install system packages that are missing, and the locked Python packages into .venv
 	@.ci/system-packages
 
-$(VENV)/.ready: requirements.lock pyproject.toml .ci/python-packages .ci/uv.txt
+$(VENV)/.ready: requirements.lock pyproject.toml .ci/python-packages .ci/uv.txt api/console/package-lock.json
 	@.ci/system-packages
 	@PYTHON="$(PYTHON)" .ci/python-packages $(VENV)
+	@$(BIN)/python -m api.console.assets || echo "everything but the console's live parts works without them" >&2
 	@touch $@
 
 demo: setup  ## the whole way of a model on this machine (ARGS="--slide FILE", ARGS=--json)

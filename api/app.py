@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from ray import serve
 
 from api import database_errors, errors, openapi
+from api.console import mount as console
 from api.intake import Intake
 from api.limits import BodyLimit
 from api.routes import catalog, deliveries, gateway, jobs, logs, platform, results, scans, tasks
@@ -41,6 +42,8 @@ class Peers:
     wake: Callable[[], None]
     pushed: Callable[[list[int]], None]
     ping: Callable[[], Awaitable[str]]
+    nodes: Callable[[], list[dict[str, Any]]] = list
+    """The cluster's nodes as Ray lists them; this one may block."""
 
 
 def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
@@ -52,9 +55,12 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
         app.state.core = core
         app.state.pushed = peers.pushed
         app.state.intake = Intake(core.db, core.tasks, peers.wake)
+        app.state.nodes = peers.nodes
         app.state.readiness = lambda: _readiness(core, peers)
         yield
         await app.state.intake.close()
+        if hasattr(app.state, "slide_views"):
+            await asyncio.to_thread(app.state.slide_views.close)
         core.db.close()
 
     app = FastAPI(
@@ -67,19 +73,20 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
     openapi.install(app)
     for module in (catalog, scans, tasks, jobs, logs, results, deliveries, gateway, platform):
         app.include_router(module.router)
+    app.include_router(console.router)
     return app
 
 
 def _on_ray() -> tuple[Core, Peers]:
     from mhs_ray.actors.loopback import keep_replica_on_loopback
-    from mhs_ray.actors.peers import ray_peers
+    from mhs_ray.actors.peers import ray_nodes, ray_peers
 
     settings = load_settings()
     configure_logging(settings)
     if settings.cluster.placement == "single":
         keep_replica_on_loopback()
     wake, pushed, ping = ray_peers()
-    return build_core_patiently(settings, Endpoints.load(settings.home), wake), Peers(wake, pushed, ping)
+    return build_core_patiently(settings, Endpoints.load(settings.home), wake), Peers(wake, pushed, ping, ray_nodes)
 
 
 async def _readiness(core: Core, peers: Peers) -> dict[str, str]:

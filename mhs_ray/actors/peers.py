@@ -9,7 +9,9 @@ from typing import Any
 
 import ray
 
+from mhs_ray.actors.cluster import nodes
 from mhs_ray.actors.names import DISPATCHER, NAMESPACE, REGISTRAR
+from mhs_ray.domain.instances import LABEL
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,19 @@ class _Peer:
         except Exception as error:
             self._handle = None
             log.warning("%s could not be told of %s: %s", self._name, method, type(error).__name__)
+
+
+def ray_nodes() -> list[dict[str, Any]]:
+    """Return the cluster's nodes in plain words; it waits for Ray's control service."""
+    return [
+        {
+            "name": node.get("NodeName") or node["NodeManagerHostname"], "id": node["NodeID"], "alive": node["Alive"],
+            "instance_type": node.get("Labels", {}).get(LABEL, ""), "address": node["NodeManagerAddress"],
+            "gpus": node["Resources"].get("GPU", 0), "cpus": node["Resources"].get("CPU", 0),
+            "memory_bytes": node["Resources"].get("memory", 0),
+        }
+        for node in nodes()
+    ]  # fmt: skip
 
 
 def ray_peers() -> tuple[Callable[[], None], Callable[[list[int]], None], Callable[[], Awaitable[str]]]:

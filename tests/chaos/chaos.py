@@ -255,9 +255,7 @@ class Chaos:
             end = (found["state"], found["failure"] and found["failure"]["failure_class"])
             allowed = {("cancelled", None)} if job in self.cancelled else ENDS[kind]
             if end not in allowed:
-                said = (
-                    self.call("GET", f"/v1/jobs/{job}/log?timestamps=false").text if end[0] == "failed" else ""
-                )
+                said = self.call("GET", f"/v1/jobs/{job}/log?timestamps=false").text if end[0] == "failed" else ""
                 wrong.append(
                     f"job {job} ({kind}): {end} {found['failure'] and found['failure']['cause'][:200]}\n{said}"
                 )

@@ -36,7 +36,8 @@ def up() -> None:
     document = {"running": True, "home": str(settings.home), **_addresses(endpoints)}
 
     def show(_: Any) -> None:
-        output.facts({"API": endpoints.api_url, "API pages": f"{endpoints.api_url}/docs",
+        output.facts({"console": f"{endpoints.api_url}/console/", "API": endpoints.api_url,
+                      "API pages": f"{endpoints.api_url}/docs",
                       "Ray dashboard": endpoints.dashboard_url, "registry": endpoints.registry,
                       "home": str(settings.home)})  # fmt: skip
         output.note("stop it with: mhs down")

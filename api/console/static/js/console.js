@@ -206,8 +206,8 @@ document.addEventListener("submit", (event) => {
 (() => {
   const asked = new URLSearchParams(location.search).has("resumed");
   const kept = sessionStorage.getItem(KEPT);
-  if (!kept || location.pathname === "/console/sign-in") return;
-  if (asked) {
+  if (location.pathname === "/console/sign-in") return;
+  if (asked && kept) {
     const { at, action, fields } = JSON.parse(kept);
     const form = at === location.pathname && [...document.forms].find((f) => f.getAttribute("action") === action);
     if (form) {
@@ -223,6 +223,8 @@ document.addEventListener("submit", (event) => {
       form.closest("dialog")?.showModal();
       tell("You are signed in again. What you had typed is still here; send it once more.", "good");
     }
+  }
+  if (asked) {
     const url = new URL(location.href);
     url.searchParams.delete("resumed");
     history.replaceState(null, "", url);

@@ -3,6 +3,12 @@
 import { ask } from "./console.js";
 import { Overlay } from "./overlay.js";
 
+// OpenSeadragon would add a <style> of its own, which the page's policy forbids; it stops at one that has this mark. An
+// element without a namespace is none to the browser. What that style would say is in console.css.
+const mark = document.createElementNS(null, "style");
+mark.setAttribute("data-openseadragon-mobile-css", "true");
+document.head.append(mark);
+
 class Viewer extends HTMLElement {
   connectedCallback() {
     this.stage = this.querySelector(".stage");

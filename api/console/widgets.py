@@ -92,7 +92,11 @@ def _free(result: StoredResult) -> Iterable[Widget]:
         note = f"also {', '.join(nested[:8])}: see the JSON" if nested else ""
         yield Widget("Results", bars=plain[:_MAX_ROWS], note=note)
     if result.external_url:
-        yield Widget("Report elsewhere", link=result.external_url)
+        # A container says what this is: only an address of the web may be followed.
+        safe = result.external_url.lower().startswith(("https://", "http://"))
+        yield Widget(
+            "Report elsewhere", note="" if safe else result.external_url, link=result.external_url if safe else None
+        )
 
 
 def report_widgets(report: Mapping[str, Any]) -> list[Widget]:

@@ -41,7 +41,7 @@ def test_a_slide_is_opened_once_and_stays_open() -> None:
     shelf, pool = _Shelf(), SlidePool()
     for _ in range(3):
         with pool.get(1, shelf.opener("a")) as reader:
-            assert reader == "a"
+            assert str(reader) == "a"
     assert (shelf.opened, shelf.open) == (1, ["a"])
     pool.close()
     assert shelf.open == []
@@ -77,7 +77,7 @@ def test_a_slide_that_cannot_be_opened_is_tried_again() -> None:
         pass
     assert shelf.open == ["cleaned"], "what it had begun to hold is given back"
     with pool.get(1, shelf.opener("a")) as reader:
-        assert reader == "a"
+        assert str(reader) == "a"
 
 
 def test_readers_that_come_together_share_one_opening() -> None:

@@ -162,7 +162,7 @@ def site_in(home: Path) -> Iterator[Site]:
     api, blobs_port = free_ports(2)
     url = f"http://127.0.0.1:{api}"
     endpoints = replace(ENDPOINTS, api_url=url, blobs_url=f"http://127.0.0.1:{blobs_port}")
-    settings = Settings(home=home / "h", blobs={"min_free": 0})  # type: ignore[arg-type]
+    settings = Settings(home=home / "h", blobs={"min_free": 0})
     core = build_core(settings, endpoints)
     registry = FakeRegistry()
     images = ImageService(core.images.images, registry, settings.registry.credential_life)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,9 +52,9 @@ def test_any_part_of_a_log_of_a_million_lines_is_reached_and_only_what_is_in_vie
     view.evaluate("element => { element.scrollTop = element.scrollHeight; }")
     expect(view).to_contain_text("step 999999 done")
     view.evaluate("element => { element.scrollTop = element.scrollHeight / 2; }")
-    expect(view.locator(".log-line").nth(20)).to_contain_text("step")
-    first = view.locator(".log-line .n").first.text_content() or ""
-    assert abs(int(first) - LINES / 2) < LINES / 100
+    middle = view.locator(".log-line .n").first
+    expect(middle).to_have_text(re.compile("^(49|50)[0-9]{4}$"))
+    expect(view).to_contain_text(f"step {middle.text_content()} done")
     assert _drawn(page) < 100
     page.get_by_role("button", name="Wrap").click()
     expect(page.get_by_role("button", name="Wrap")).to_have_attribute("aria-pressed", "true")
@@ -176,7 +177,9 @@ def test_a_hundred_thousand_annotations_of_every_kind_are_drawn_over_the_slide(s
                 port.panBy(new OpenSeadragon.Point(x, y));
                 for (let i = 0; i < 15; i++) { await new Promise(requestAnimationFrame); frames += 1; }
             }
-            return { frames_per_s: 1000 * frames / (performance.now() - begun), full_draws: costs };
+            const fps = 1000 * frames / (performance.now() - begun);
+            viewer.overlay.draw();
+            return { frames_per_s: fps, ms_of_a_full_draw: costs.at(-1) };
         }"""
     )
     print(json.dumps({"console_overlay_100000": costs}))

@@ -8,7 +8,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -135,7 +135,9 @@ def _run(engine: ContainerEngine, spec: ContainerSpec, seen: _Seen) -> None:
 
     def on_started(status: ContainerStatus) -> None:
         seen.started = status
-        if status.pid is not None:
+        if status.pid is None:
+            return
+        with suppress(FileNotFoundError, ProcessLookupError):  # ended already: what it said tells why
             seen.pid_namespace = outside.pid_namespace(status.pid)
             seen.checks += _from_outside(engine, status.pid, spec)
 

@@ -45,20 +45,18 @@ def _arena(engine: PodmanEngine | DockerEngine) -> Iterator[Arena]:
         pytest.skip("a sandbox's file system needs root")
     folder = Path(tempfile.mkdtemp(prefix="mh-", dir="/tmp"))
     folder.chmod(0o711)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(INSTANCE_TYPES, "g4dn.xlarge", _Small("g4dn.xlarge", 1, 16, "T4", 16))
-        context = folder / "image"
-        context.mkdir()
-        (context / "Dockerfile").write_text(_DOCKERFILE)
-        image_tools(engine).build(context, "localhost/mhs-hostile:test")
-        arena = Arena(folder, engine, "localhost/mhs-hostile:test")
-        try:
-            with arena.api():
-                yield arena
-                arena.is_healthy()
-        finally:
-            _unmount_below(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+    context = folder / "image"
+    context.mkdir()
+    (context / "Dockerfile").write_text(_DOCKERFILE)
+    image_tools(engine).build(context, "localhost/mhs-hostile:test")
+    arena = Arena(folder, engine, "localhost/mhs-hostile:test")
+    try:
+        with arena.api():
+            yield arena
+            arena.is_healthy()
+    finally:
+        _unmount_below(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +76,9 @@ def arena(request: pytest.FixtureRequest) -> Arena:
     """Each engine in turn."""
     found: Arena = request.getfixturevalue(f"{request.param}_arena")
     return found
+
+
+@pytest.fixture(autouse=True)
+def small_instance_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a test of this folder runs, the smallest type is small enough to be filled."""
+    monkeypatch.setitem(INSTANCE_TYPES, "g4dn.xlarge", _Small("g4dn.xlarge", 1, 16, "T4", 16))

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TypeVar
 
 from mhs_ray.attempt.order import AttemptOrder
+from mhs_ray.attempt.pulled import PulledImages
 from mhs_ray.domain.errors import EngineError, ExecError, MhsError, SandboxError, SlideError, WeakSandboxError
 from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.ports import ContainerEngine
@@ -79,6 +80,7 @@ def prepare(
     sandbox: Sandbox,
     stack: ExitStack,
     *,
+    pulled: PulledImages,
     gate: Callable[[], None],
     say: Callable[[str], None],
     cancelled: Callable[[], bool],
@@ -99,10 +101,13 @@ def prepare(
             timings[name] = round(monotonic() - start, 3)
 
     def pull() -> None:
+        if pulled.has(order.image):
+            return
         try:
             engine.pull(order.image, order.pull)
         except EngineError as error:
             raise PullFailedError(str(error)) from error
+        pulled.add(order.image)
 
     def fetch() -> CachedSlide:
         progress = _Progress(say)

@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 from mhs_ray.attempt.logbook import LogWriter
 from mhs_ray.attempt.order import AttemptOrder, ContainerExit, Outcome
 from mhs_ray.attempt.prepare import failure_of, prepare, slide_files
+from mhs_ray.attempt.pulled import PulledImages
 from mhs_ray.attempt.tiles import TileFeedProcess
 from mhs_ray.domain.env import merge_env
-from mhs_ray.domain.errors import BlobError, EngineError, MhsError
+from mhs_ray.domain.errors import BlobError, EngineError, ExecError, MhsError
 from mhs_ray.domain.instances import INSTANCE_TYPES
 from mhs_ray.domain.settings import JobSettings
 from mhs_ray.domain.tile_feed import VARIABLE
@@ -78,6 +79,7 @@ class AttemptRunner:
         echo: Callable[[str], None],
     ) -> None:
         self._order, self._node, self._gpus = order, node, tuple(gpus)
+        self._pulled = PulledImages(node.folder / "images", node.engine)
         self._on_started, self._echo = on_started, echo
         self._stopped, self._timed_out = threading.Event(), threading.Event()
         self._ended = threading.Event()
@@ -139,7 +141,7 @@ class AttemptRunner:
             )
             ready = prepare(
                 order, node.engine, node.cache, sandbox, stack,
-                gate=node.gate, say=writer.say, cancelled=self._stopped.is_set,
+                pulled=self._pulled, gate=node.gate, say=writer.say, cancelled=self._stopped.is_set,
             )  # fmt: skip
             self._timings |= ready.timings
             # Pushed last, so removed first: the model container goes before its network and scratch.
@@ -194,6 +196,10 @@ class AttemptRunner:
             raise EngineError(engine.name, "start the container", "the job was cancelled")
         try:
             engine.run(spec, writer.output, on_started)
+        except EngineError as error:
+            if not isinstance(error, ExecError):
+                self._pulled.forget(order.image)  # it may be what is missing
+            raise
         finally:
             self._ended.set()
         status = engine.inspect(order.container_name)

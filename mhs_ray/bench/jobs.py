@@ -20,6 +20,7 @@ from mhs_ray.platform.up import platform_pids
 
 RUNS: Final = 25
 _WARM_UP: Final = 3
+_SETTLE_S: Final = 1.5  # an idle platform: the worker for the next job is ready, and nobody else's work is measured
 
 
 def run(settings: Settings, say: Say) -> dict[str, Any]:
@@ -32,7 +33,9 @@ def run(settings: Settings, say: Say) -> dict[str, Any]:
         jobs: list[dict[str, float]] = []
         bares: list[float] = []
         for i in range(RUNS):
+            time.sleep(_SETTLE_S)
             jobs.append(_job(s))
+            time.sleep(_SETTLE_S)
             bares.append(_bare(bare_command))
             if (i + 1) % 5 == 0:
                 say(f"{i + 1} of {RUNS}")

@@ -57,9 +57,9 @@ def test_each_kind_of_result_is_shown(site: Site, page: Page, kind: str) -> None
     assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
 
 
-def test_a_lost_connection_is_told_and_the_page_recovers(site: Site, browser: Browser, _admin_state: Any) -> None:
+def test_a_lost_connection_is_told_and_the_page_recovers(site: Site, browser: Browser, page: Page) -> None:
     # A page of its own: the browser reports the failed requests on its console, and rightly so.
-    context = browser.new_context(base_url=site.url, storage_state=_admin_state)
+    context = browser.new_context(base_url=site.url, storage_state=page.context.storage_state())
     page = context.new_page()
     page.goto("/console/jobs")
     banner = page.locator("#banner")

@@ -14,7 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mhs_ray.actors.cluster import RayCluster, nodes
-from mhs_ray.actors.names import DISPATCHER, NAMESPACE, begin_soon
+from mhs_ray.actors.names import DISPATCHER, NAMESPACE, begin_soon, start_on_head
 from mhs_ray.actors.node import sweep_node
 from mhs_ray.actors.warm import prestart_worker
 from mhs_ray.attempt.order import Outcome
@@ -220,15 +220,4 @@ DispatcherActor = ray.remote(DispatcherShell)
 
 def start_dispatcher() -> None:
     """Start the dispatcher unless it is there."""
-    actor: Any = DispatcherActor.options(
-        name=DISPATCHER,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        max_restarts=-1,
-        max_task_retries=-1,
-        num_cpus=0,
-        max_concurrency=1000,
-        resources={"node:__internal_head__": 0.001},
-    ).remote()
-    ray.get(actor.begin.remote())
+    start_on_head(DispatcherActor, DISPATCHER, max_concurrency=1000)

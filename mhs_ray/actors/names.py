@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from typing import Final
+from typing import Any, Final
 
 import ray
 
@@ -39,3 +39,19 @@ def begin_soon(name: str) -> None:
                 time.sleep(0.1)
 
     threading.Thread(target=call, name="begin", daemon=True).start()
+
+
+def start_on_head(actor_class: Any, name: str, *, max_concurrency: int) -> None:
+    """Start one of the platform's own actors unless it is there: detached, on the head, restarted for ever."""
+    actor = actor_class.options(
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=-1,
+        num_cpus=0,
+        max_concurrency=max_concurrency,
+        resources={"node:__internal_head__": 0.001},
+    ).remote()
+    ray.get(actor.begin.remote())

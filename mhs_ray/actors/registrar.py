@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 import ray
 
-from mhs_ray.actors.names import NAMESPACE, REGISTRAR, begin_soon
+from mhs_ray.actors.names import REGISTRAR, begin_soon, start_on_head
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.logs import configure_logging
@@ -62,15 +61,4 @@ RegistrarActor = ray.remote(RegistrarShell)
 
 def start_registrar() -> None:
     """Start the registrar unless it is there."""
-    actor: Any = RegistrarActor.options(
-        name=REGISTRAR,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        max_restarts=-1,
-        max_task_retries=-1,
-        num_cpus=0,
-        max_concurrency=100,
-        resources={"node:__internal_head__": 0.001},
-    ).remote()
-    ray.get(actor.begin.remote())
+    start_on_head(RegistrarActor, REGISTRAR, max_concurrency=100)

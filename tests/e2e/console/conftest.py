@@ -190,8 +190,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """A browser for one module's tests: while Playwright's loop is there, nobody else's `asyncio.run` works."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no chromium here: apt-get install chromium")
@@ -226,12 +227,16 @@ def watched(context: BrowserContext) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="session")
-def _admin_state(site: Site, browser: Browser) -> Any:
-    client_id = site.client(Role.LAB_ADMIN, "Ada")
+def _admin(site: Site) -> str:
+    return site.client(Role.LAB_ADMIN, "Ada")
+
+
+@pytest.fixture(scope="module")
+def _admin_state(site: Site, browser: Browser, _admin: str) -> Any:
     context = browser.new_context()
     page = context.new_page()
     page.goto(f"{site.url}/console/")
-    sign_in(page, site, client_id)
+    sign_in(page, site, _admin)
     state = context.storage_state()
     context.close()
     return state

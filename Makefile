@@ -52,7 +52,7 @@ chaos: setup  ## simulate, then kill the platform in its parts and count what is
 	@$(BIN)/python -m tests.chaos.chaos $(ARGS)
 
 lock:  ## resolve the dependencies anew into requirements.lock, without naming a registry
-	@uv pip compile pyproject.toml --extra demo --group dev --universal --generate-hashes --no-emit-index-url \
+	@uv pip compile pyproject.toml --extra demo --group dev --group docs --universal --generate-hashes --no-emit-index-url \
 		--no-header --quiet -o requirements.lock
 	@echo uv | uv pip compile - --universal --generate-hashes --no-emit-index-url --no-header --quiet -o .ci/uv.txt
 

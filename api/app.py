@@ -78,13 +78,12 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
 
 
 def _on_ray() -> tuple[Core, Peers]:
-    from mhs_ray.actors.loopback import keep_replica_on_loopback
+    from mhs_ray.actors.loopback import keep_replica_at
     from mhs_ray.actors.peers import ray_nodes, ray_peers
 
     settings = load_settings()
     configure_logging(settings)
-    if settings.cluster.placement == "single":
-        keep_replica_on_loopback()
+    keep_replica_at(settings.cluster.address)
     wake, pushed, ping = ray_peers()
     return build_core_patiently(settings, Endpoints.load(settings.home), wake), Peers(wake, pushed, ping, ray_nodes)
 

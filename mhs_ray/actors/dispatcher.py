@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final, TypeVar
 
 import ray
@@ -19,6 +21,7 @@ from mhs_ray.actors.node import sweep_node
 from mhs_ray.actors.warm import prestart_worker
 from mhs_ray.attempt.order import Outcome
 from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
+from mhs_ray.domain.instances import LABEL
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.logs import configure_logging
@@ -47,6 +50,8 @@ class DispatcherShell:
         self._dispatcher = Dispatcher(self._core, self._cluster)
         self._wake = asyncio.Event()
         self._waiting: dict[AttemptKey, asyncio.Task[None]] = {}
+        self._placed: dict[AttemptKey, str] = {}  # Ray's id of the node that an attempt lives on
+        self._clean: set[str] = set()  # nodes whose last sweep found nothing, and that got no attempt since
         self._main: asyncio.Task[None] | None = None
         self._sweep_now = False
         self._lead = Lead(self._core.db)
@@ -94,8 +99,9 @@ class DispatcherShell:
                     next_sweep = now + _SWEEP_S
                 while await asyncio.to_thread(self._dispatcher.dispatch):
                     pass
+                going = await asyncio.to_thread(self._give_back)
                 await asyncio.to_thread(self._stop_unwanted)
-                pause = await asyncio.to_thread(self._pause)
+                pause = min(going, await asyncio.to_thread(self._pause))
             except Exception:
                 log.exception("the dispatcher could not work; it tries again")
                 pause = _DB_BACK_S
@@ -133,6 +139,20 @@ class DispatcherShell:
         # Due already, yet not taken: as many wait for a node as may; an end will wake us.
         return wait + 0.01 if wait > 0 else _RECONCILE_S
 
+    def _give_back(self) -> float:
+        """Give back what runs on nodes that are about to go; returns the seconds until the next such look is due."""
+        margin, pause = self._core.settings.cluster.give_back.total_seconds(), _RECONCILE_S
+        going = self._cluster.draining()
+        for key, node in list(self._placed.items()):
+            if node in going:
+                left = going[node] - margin - time()
+                if left <= 0:
+                    log.warning("attempt %s of job %s is given back: its node goes", key[1], key[0])
+                    self._dispatcher.preempted(key, datetime.fromtimestamp(going[node], UTC))
+                else:
+                    pause = min(pause, left + 0.01)
+        return pause
+
     def _stop_unwanted(self) -> None:
         wanted = {(j.id, j.attempt) for j in self._core.jobs.jobs.active()}
         for key in self._waiting.keys() - wanted:
@@ -152,6 +172,8 @@ class DispatcherShell:
             while True:
                 try:
                     node_id, node = await actor.ready.remote()
+                    self._placed[key] = node_id
+                    self._clean.discard(node_id)
                     order = await self._stored(self._dispatcher.order, key, node)
                     self._wake.set()  # one fewer waits for a node: the next one may
                     if order is not None:
@@ -170,6 +192,7 @@ class DispatcherShell:
                     break
             await asyncio.to_thread(self._cluster.forget, key)
         finally:
+            self._clean.discard(self._placed.pop(key, ""))
             self._waiting.pop(key, None)
             self._wake.set()
 
@@ -196,10 +219,25 @@ class DispatcherShell:
                 prestart_worker(node)
 
     def _sweep(self) -> None:
+        """Have each node look for what nobody owns; on a cluster only where something may be.
+
+        A task, also one that asks for nothing, makes the autoscaler count a node's idle time from its end.
+        """
+        single = self._core.settings.cluster.placement == "single"
         for node in nodes():
-            if node["Alive"]:
-                prestart_worker(node)
-                _on(node["NodeID"], _sweep).remote(self._core.keys.platform)
+            node_id = node["NodeID"]
+            if not node["Alive"] or not (single or (node_id not in self._clean and LABEL in node["Labels"])):
+                continue
+            prestart_worker(node)
+            busy = node_id in self._placed.values()
+            swept = _on(node_id, _sweep).remote(self._core.keys.platform)
+            if not single and not busy:
+                self._clean.add(node_id)
+                swept.future().add_done_callback(functools.partial(self._swept, node_id))
+
+    def _swept(self, node_id: str, sweep: Future[list[str]]) -> None:
+        if sweep.exception() is not None or sweep.result():
+            self._clean.discard(node_id)  # look again: not all of it may have gone
 
 
 def _on(node_id: str, task: Any) -> Any:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import subprocess
+import os
 import sys
 import time
 from statistics import median, quantiles
@@ -118,7 +120,7 @@ def _stored(s: Stage) -> int:
 
 
 def _bare_serve(s: Stage) -> None:
-    environment = ray_environment(s.settings, load_keys(s.settings.home / "keys"))
+    environment = ray_environment(s.settings.home, os.environ)
     command = [sys.executable, "-m", "mhs_ray.actors.bench_peer"]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=180)
     _wait(f"{s.endpoints.api_url}/bench/echo")

@@ -31,6 +31,7 @@ def registry_server(home_keys: Keys, endpoints: Endpoints) -> RegistryServer:
         cert_path=home / "keys" / "registry" / "token.crt",
         notification_url=f"{endpoints.api_url}/registry/events",
         notification_secret=home_keys.registry_events,
+        host=endpoints.registry.rpartition(":")[0],
     )
 
 

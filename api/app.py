@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from api.intake import Intake
 from api.limits import BodyLimit
 from api.routes import catalog, deliveries, gateway, jobs, logs, platform, results, scans, tasks
 from mhs_ray import __version__
+from mhs_ray.domain.capacity import Capacity
 from mhs_ray.domain.errors import MhsError
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
@@ -44,6 +45,8 @@ class Peers:
     ping: Callable[[], Awaitable[str]]
     nodes: Callable[[], list[dict[str, Any]]] = list
     """The cluster's nodes as Ray lists them; this one may block."""
+    capacity: Callable[[], Mapping[str, Capacity]] = dict
+    """What there is of each instance type, where an autoscaler knows; this one may block."""
 
 
 def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
@@ -56,6 +59,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
         app.state.pushed = peers.pushed
         app.state.intake = Intake(core.db, core.tasks, peers.wake)
         app.state.nodes = peers.nodes
+        app.state.capacity = peers.capacity
         app.state.readiness = lambda: _readiness(core, peers)
         yield
         await app.state.intake.close()
@@ -78,6 +82,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
 
 
 def _on_ray() -> tuple[Core, Peers]:
+    from mhs_ray.actors.capacity import CapacityView
     from mhs_ray.actors.loopback import keep_replica_at
     from mhs_ray.actors.peers import ray_nodes, ray_peers
 
@@ -85,7 +90,10 @@ def _on_ray() -> tuple[Core, Peers]:
     configure_logging(settings)
     keep_replica_at(settings.cluster.address)
     wake, pushed, ping = ray_peers()
-    return build_core_patiently(settings, Endpoints.load(settings.home), wake), Peers(wake, pushed, ping, ray_nodes)
+    # On one machine nothing is started for a job: there is nobody to ask.
+    capacity = CapacityView() if settings.cluster.placement == "label" else dict[str, Capacity]
+    core = build_core_patiently(settings, Endpoints.load(settings.home), wake)
+    return core, Peers(wake, pushed, ping, ray_nodes, capacity)
 
 
 async def _readiness(core: Core, peers: Peers) -> dict[str, str]:

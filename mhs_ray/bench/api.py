@@ -11,7 +11,6 @@ import base64
 import json
 import os
 import subprocess
-import os
 import sys
 import time
 from statistics import median, quantiles

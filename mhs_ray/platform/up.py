@@ -100,7 +100,7 @@ def _start(settings: Settings, keys: Keys, say: Say) -> Endpoints:
     logs = settings.home / "logs"
     logs.mkdir(exist_ok=True, mode=0o700)
     temp_dir = ""
-    environment = ray_environment(settings.home, os.environ, joins=joins is not None)
+    environment = ray_environment(settings.home, os.environ, joins=joins)
     if joins is None:
         temp_dir = f"/tmp/mhs-{keys.platform}"  # noqa: S108  unix sockets need a short path
         Path(temp_dir).mkdir(mode=0o700, exist_ok=True)
@@ -139,19 +139,21 @@ def _fit_for_cluster(settings: Settings) -> None:
         )
 
 
-def ray_environment(home: Path, own: Mapping[str, str], *, joins: bool = False) -> dict[str, str]:
+def ray_environment(home: Path, own: Mapping[str, str], *, joins: str | None = None) -> dict[str, str]:
     """Return the environment of every process of the platform: Ray asks for a token and listens on loopback only.
 
-    own: what it adds to. joins: a Ray that runs already; its token counts where `own` names it, and its addresses do.
+    own: what it adds to. joins: address of a Ray that runs already; its token counts where `own` names it.
     """
     ray = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(home / "keys" / "ray-token"),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
-    if joins:
-        ray = {} if "RAY_AUTH_MODE" in own else ray
-        ray.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
+    if joins is not None:
+        if "RAY_AUTH_MODE" in own:
+            del ray["RAY_AUTH_MODE"], ray["RAY_AUTH_TOKEN_PATH"]
+        if not joins.startswith("127."):
+            del ray["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]
     return {
         **own,
         **ray,
@@ -178,10 +180,10 @@ def _ray_start(settings: Settings, environment: dict[str, str], temp_dir: str, p
         raise StartError(f"Ray did not start: {(done.stderr or done.stdout).strip()[-2000:]}")
 
 
-def _python(environment: dict[str, str], log_file: Path, *arguments: str) -> None:
+def _python(environment: dict[str, str], log_file: Path, *arguments: str, within_s: float = 300) -> None:
     with log_file.open("wb") as out:
         done = subprocess.run(
-            [sys.executable, *arguments], env=environment, stdout=out, stderr=out, timeout=300, check=False
+            [sys.executable, *arguments], env=environment, stdout=out, stderr=out, timeout=within_s, check=False
         )
     if done.returncode:
         raise StartError(f"the API was not deployed; the end of {log_file}:\n{log_file.read_text()[-3000:]}")
@@ -231,9 +233,11 @@ def down(settings: Settings, say: Say, *, locked: bool = False) -> bool:
 def _leave_cluster(settings: Settings, say: Say) -> None:
     """Take what is ours off a cluster's Ray, which goes on; one that does not answer has nothing of ours."""
     say("taking the platform off the cluster")
-    environment = ray_environment(settings.home, os.environ, joins=True)
+    environment = ray_environment(settings.home, os.environ, joins=settings.cluster.ray_address)
     try:
-        _python(environment, settings.home / "logs" / "undeploy.log", "-m", "mhs_ray.actors.deploy", "--undo")
+        _python(
+            environment, settings.home / "logs" / "undeploy.log", "-m", "mhs_ray.actors.deploy", "--undo", within_s=60
+        )
     except (StartError, subprocess.TimeoutExpired) as error:
         log.warning("the cluster's Ray could not be asked to end the platform's actors: %s", error)
 

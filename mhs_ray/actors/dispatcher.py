@@ -36,6 +36,7 @@ T = TypeVar("T")
 _RECONCILE_S: Final = 10.0
 _SWEEP_S: Final = 60.0
 _DB_BACK_S: Final = 2.0
+_MIND_S: Final = 2.0
 
 
 class DispatcherShell:
@@ -52,6 +53,8 @@ class DispatcherShell:
         self._waiting: dict[AttemptKey, asyncio.Task[None]] = {}
         self._placed: dict[AttemptKey, str] = {}  # Ray's id of the node that an attempt lives on
         self._clean: set[str] = set()  # nodes whose last sweep found nothing, and that got no attempt since
+        self._seen: set[str] = set()
+        self._minding: asyncio.Task[None] | None = None
         self._main: asyncio.Task[None] | None = None
         self._sweep_now = False
         self._lead = Lead(self._core.db)
@@ -84,6 +87,8 @@ class DispatcherShell:
     async def _run(self) -> None:
         await self._until_leading()
         await asyncio.to_thread(self._cluster.adopt)
+        if self._core.settings.cluster.placement == "label":
+            self._minding = asyncio.create_task(self._mind_nodes())
         next_reconcile = next_sweep = 0.0
         while True:
             self._wake.clear()
@@ -93,15 +98,15 @@ class DispatcherShell:
                 if now >= next_reconcile:
                     await asyncio.to_thread(self._dispatcher.reconcile)
                     next_reconcile = now + _RECONCILE_S
+                    await asyncio.to_thread(self._look_for_nodes)
                 if now >= next_sweep or self._sweep_now:
                     self._sweep_now = False
                     await asyncio.to_thread(self._sweep)
                     next_sweep = now + _SWEEP_S
                 while await asyncio.to_thread(self._dispatcher.dispatch):
                     pass
-                going = await asyncio.to_thread(self._give_back)
                 await asyncio.to_thread(self._stop_unwanted)
-                pause = min(going, await asyncio.to_thread(self._pause))
+                pause = await asyncio.to_thread(self._pause)
             except Exception:
                 log.exception("the dispatcher could not work; it tries again")
                 pause = _DB_BACK_S
@@ -139,19 +144,24 @@ class DispatcherShell:
         # Due already, yet not taken: as many wait for a node as may; an end will wake us.
         return wait + 0.01 if wait > 0 else _RECONCILE_S
 
-    def _give_back(self) -> float:
-        """Give back what runs on nodes that are about to go; returns the seconds until the next such look is due."""
-        margin, pause = self._core.settings.cluster.give_back.total_seconds(), _RECONCILE_S
+    async def _mind_nodes(self) -> None:
+        while True:
+            await asyncio.sleep(_MIND_S)
+            try:
+                if self._placed and await asyncio.to_thread(self._give_back):
+                    self._wake.set()  # what was given back is not wanted any more: its container is stopped
+            except Exception:
+                log.exception("nodes that go could not be looked for; it is tried again")
+
+    def _give_back(self) -> bool:
+        """Give back what runs on nodes that are about to go; returns whether there was any."""
         going = self._cluster.draining()
-        for key, node in list(self._placed.items()):
-            if node in going:
-                left = going[node] - margin - time()
-                if left <= 0:
-                    log.warning("attempt %s of job %s is given back: its node goes", key[1], key[0])
-                    self._dispatcher.preempted(key, datetime.fromtimestamp(going[node], UTC))
-                else:
-                    pause = min(pause, left + 0.01)
-        return pause
+        margin = self._core.settings.cluster.give_back.total_seconds()
+        doomed = [(k, going[n]) for k, n in list(self._placed.items()) if n in going and going[n] - margin <= time()]
+        for key, end in doomed:
+            log.warning("attempt %s of job %s is given back: its node goes", key[1], key[0])
+            self._dispatcher.preempted(key, datetime.fromtimestamp(end, UTC))
+        return bool(doomed)
 
     def _stop_unwanted(self) -> None:
         wanted = {(j.id, j.attempt) for j in self._core.jobs.jobs.active()}
@@ -217,6 +227,13 @@ class DispatcherShell:
         for node in nodes():
             if node["NodeID"] == node_id:
                 prestart_worker(node)
+
+    def _look_for_nodes(self) -> None:
+        """Have a node swept that just came: its machine may have been one before, and hold what ran there."""
+        alive = {node["NodeID"] for node in nodes() if node["Alive"]}
+        self._sweep_now = self._sweep_now or not alive <= self._seen
+        self._seen = alive
+        self._clean &= alive
 
     def _sweep(self) -> None:
         """Have each node look for what nobody owns; on a cluster only where something may be.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -44,7 +45,7 @@ class LocalNodes(FakeMultiNodeProvider):  # type: ignore[misc, unused-ignore]
             raise RuntimeError(reason)
         with self.lock:
             node_id = self._next_hex_node_id()
-            home = Path(self.provider_config["nodes_folder"], node_id[-5:])
+            home = Path(self.provider_config["nodes_folder"], node_id[:8])
             amounts = dict(resources)
             address = self.provider_config["gcs_address"]
             params = RayParams(
@@ -71,6 +72,10 @@ class LocalNodes(FakeMultiNodeProvider):  # type: ignore[misc, unused-ignore]
                 },
                 "node": node, "home": home,
             }  # fmt: skip
+
+    def _next_hex_node_id(self) -> str:
+        """Return an id of its own beginning: people know a node by the first eight digits."""
+        return secrets.token_hex(28)
 
     def _terminate_node(self, node: dict[str, Any]) -> None:
         super()._terminate_node(node)

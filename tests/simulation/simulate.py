@@ -72,7 +72,7 @@ class Plan:
 
         return cls(
             jobs=rng.randint(1, 40), nodes=rng.randint(1, 12), companies=rng.randint(1, 4),
-            max_waiting=rng.choice([1, placement="single", 2, 8]), crash=rate(0.05), down=rate(0.1), lost=rate(0.2), twice=rate(0.3),
+            max_waiting=rng.choice([1, 2, 8]), crash=rate(0.05), down=rate(0.1), lost=rate(0.2), twice=rate(0.3),
             late=rate(0.3), worker_deaths=rate(0.3), splits=rate(0.3), platform=rate(0.3), node_losses_h=rate(60),
             cancels=rate(0.5),
         )  # fmt: skip
@@ -132,7 +132,9 @@ class Simulation:
         self._watched.clear()
         core = SimpleNamespace(
             jobs=SimpleNamespace(jobs=_Failing(self, self.jobs), results=_Failing(self, self.results)),
-            settings=SimpleNamespace(jobs=JobSettings(), cluster=SimpleNamespace(max_waiting=self.plan.max_waiting, placement="single")),
+            settings=SimpleNamespace(
+                jobs=JobSettings(), cluster=SimpleNamespace(max_waiting=self.plan.max_waiting, placement="single")
+            ),
         )
         self.dispatcher = Dispatcher(core, _Failing(self, _Cluster(self)), self.now)  # type: ignore[arg-type]
         self._next_reconcile = self.t
@@ -510,7 +512,7 @@ class _Failing:
 def large(seed: int, jobs: int, nodes: int) -> dict[str, Any]:
     """Run one schedule of a whole site."""
     plan = Plan(
-        jobs=jobs, nodes=nodes, companies=50, caps=False, max_waiting=64, placement="single", crash=1e-5, down=1e-4, lost=0.001,
+        jobs=jobs, nodes=nodes, companies=50, caps=False, max_waiting=64, crash=1e-5, down=1e-4, lost=0.001,
         twice=0.001, late=0.001, worker_deaths=0.005, splits=0.005, platform=0.005, node_losses_h=30, cancels=0.01,
         faults_end_s=1e9,
     )  # fmt: skip

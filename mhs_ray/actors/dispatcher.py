@@ -148,14 +148,14 @@ class DispatcherShell:
         while True:
             await asyncio.sleep(_MIND_S)
             try:
-                if self._placed and await asyncio.to_thread(self._give_back):
+                if await asyncio.to_thread(self._give_back):
                     self._wake.set()  # what was given back is not wanted any more: its container is stopped
             except Exception:
                 log.exception("nodes that go could not be looked for; it is tried again")
 
     def _give_back(self) -> bool:
         """Give back what runs on nodes that are about to go; returns whether there was any."""
-        going = self._cluster.draining()
+        going = self._cluster.draining() if self._placed else {}
         margin = self._core.settings.cluster.give_back.total_seconds()
         doomed = [(k, going[n]) for k, n in list(self._placed.items()) if n in going and going[n] - margin <= time()]
         for key, end in doomed:

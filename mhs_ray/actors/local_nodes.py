@@ -65,7 +65,8 @@ class LocalNodes(FakeMultiNodeProvider):  # type: ignore[misc, unused-ignore]
                 },
             )  # fmt: skip
             node = Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False)
-            self._nodes[node_id] = {
+            known: dict[str, Any] = self._nodes
+            known[node_id] = {
                 "tags": {
                     TAG_RAY_NODE_KIND: NODE_KIND_WORKER, TAG_RAY_NODE_NAME: node_id,
                     TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE, **tags,
@@ -78,7 +79,7 @@ class LocalNodes(FakeMultiNodeProvider):  # type: ignore[misc, unused-ignore]
         return secrets.token_hex(28)
 
     def _terminate_node(self, node: dict[str, Any]) -> None:
-        super()._terminate_node(node)
+        super()._terminate_node(node)  # type: ignore[no-untyped-call]
         threading.Thread(target=_forget_machine, args=(node["home"],), name="forget-machine", daemon=True).start()
 
     def _refusals(self) -> dict[str, str]:

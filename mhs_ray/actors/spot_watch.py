@@ -26,13 +26,14 @@ from mhs_ray.platform.spot import AWS_METADATA, AwsNotices, watch
 
 log = logging.getLogger(__name__)
 _protocol: Any = autoscaler_pb2  # generated, without types
+_raylet: Any = ray._raylet
 
 
 def drainer(address: str, node_id: str | None) -> Callable[[datetime], None]:
     """Return what drains a node of the Ray at `address`. node_id: in hex; None: the one node of this machine."""
 
     def drain(when: datetime) -> None:
-        gcs: Any = ray._raylet.GcsClient(address=address)
+        gcs = _raylet.GcsClient(address=address)
         accepted, why = gcs.drain_node(
             node_id or _own_node(gcs),
             _protocol.DRAIN_NODE_REASON_PREEMPTION,

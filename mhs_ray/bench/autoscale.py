@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from mhs_ray.bench import Benchmark, Say
 from mhs_ray.bench._cloud_stage import ENDED, CloudStage, cloud_stage
+from mhs_ray.client.wire import Job
 from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.local_cloud import NodeType
 
@@ -33,7 +34,7 @@ def measure(s: CloudStage, wanted: dict[str, int], work_s: float, say: Say) -> d
     jobs = {s.submit(kind, work_s): kind for kind, count in wanted.items() for _ in range(count)}
     say(f"{len(jobs)} jobs wait for nodes")
     most, first = dict.fromkeys(wanted, 0), dict[str, float]()
-    zero, states = dict[str, float](), dict[int, dict[str, Any]]()
+    zero, states = dict[str, float](), dict[int, Job]()
     deadline = began + _WITHIN_S
     while len(zero) < len(wanted) and time.time() < deadline:
         counts = s.counts()
@@ -56,7 +57,7 @@ def measure(s: CloudStage, wanted: dict[str, int], work_s: float, say: Say) -> d
     for kind in wanted:
         mine = [job_id for job_id, of in jobs.items() if of == kind]
         placed = [_at(s, j, "placed") for j in mine]
-        ends = [datetime.fromisoformat(states[j]["ended_at"]).timestamp() for j in mine if j in states]
+        ends = [datetime.fromisoformat(end).timestamp() for j in mine if j in states and (end := states[j]["ended_at"])]
         node_types[kind] = {
             "scaled_up": most[kind],
             "back_to_zero": kind in zero,

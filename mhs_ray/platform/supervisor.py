@@ -13,6 +13,7 @@ from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.keys import Keys, load_keys
 from mhs_ray.platform.logs import configure_logging
 from mhs_ray.platform.processes import Keeper, Service
+from mhs_ray.registry.keys import RegistryKeys
 from mhs_ray.registry.server import RegistryServer
 from mhs_ray.services.policy import REGISTRY_ISSUER, REGISTRY_SERVICE, blob_server_config
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 def registry_server(home_keys: Keys, endpoints: Endpoints) -> RegistryServer:
     """Return the registry of this platform; its state lies in ``registry/`` of the home folder."""
     home = load_settings().home
+    RegistryKeys.load_or_create(home / "keys" / "registry")  # the registry does not start without its certificate
     return RegistryServer(
         home / "registry",
         int(endpoints.registry.rpartition(":")[2]),

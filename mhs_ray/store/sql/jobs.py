@@ -21,7 +21,7 @@ from mhs_ray.domain.steps import step
 from mhs_ray.store.sql import tables as t
 from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.scope import Page, Scoped
-from mhs_ray.store.sql.tasks import PRIORITY_RANK, insert_job
+from mhs_ray.store.sql.tasks import PRIORITY_RANK, insert_jobs
 from mhs_ray.store.sql.together import Together
 
 _PRIORITY = {rank: priority for priority, rank in PRIORITY_RANK.items()}
@@ -181,9 +181,8 @@ class Jobs:
             )  # fmt: skip
             values = {name: row._mapping[name] for name in kept}
             self._db.notify(conn)
-            return insert_job(
-                conn, {**values, "run": run + 1, "state": JobState.QUEUED, "created_by": by}, f"rerun of job {job_id}"
-            )
+            again = {**values, "run": run + 1, "state": JobState.QUEUED, "created_by": by}
+            return insert_jobs(conn, [again], f"rerun of job {job_id}")[0]
 
     # ------------------------------------------------------------ for the dispatcher
 

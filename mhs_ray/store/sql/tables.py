@@ -343,6 +343,8 @@ deliveries = sa.Table(
 )
 _open = sa.text("state IN ('pending', 'sending', 'unknown')")
 sa.Index("ix_deliveries_due", deliveries.c.not_before, sqlite_where=_open, postgresql_where=_open)
+_stuck = sa.text("state IN ('parked', 'refused')")
+sa.Index("ix_deliveries_stuck", deliveries.c.state, sqlite_where=_stuck, postgresql_where=_stuck)
 sa.Index("ix_deliveries_company", deliveries.c.company_id, deliveries.c.id)
 
 audit = sa.Table(

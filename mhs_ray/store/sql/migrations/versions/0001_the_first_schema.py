@@ -341,6 +341,13 @@ def upgrade() -> None:
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.create_index("ix_deliveries_company", ["company_id", "id"], unique=False)
         batch_op.create_index(
+            "ix_deliveries_stuck",
+            ["state"],
+            unique=False,
+            sqlite_where=sa.text("state IN ('parked', 'refused')"),
+            postgresql_where=sa.text("state IN ('parked', 'refused')"),
+        )
+        batch_op.create_index(
             "ix_deliveries_due",
             ["not_before"],
             unique=False,
@@ -358,6 +365,11 @@ def downgrade() -> None:
             "ix_deliveries_due",
             sqlite_where=sa.text("state IN ('pending', 'sending', 'unknown')"),
             postgresql_where=sa.text("state IN ('pending', 'sending', 'unknown')"),
+        )
+        batch_op.drop_index(
+            "ix_deliveries_stuck",
+            sqlite_where=sa.text("state IN ('parked', 'refused')"),
+            postgresql_where=sa.text("state IN ('parked', 'refused')"),
         )
         batch_op.drop_index("ix_deliveries_company")
 

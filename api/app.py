@@ -26,6 +26,7 @@ from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.logs import configure_logging
 from mhs_ray.services.core import Core, build_core_patiently
 from mhs_ray.telemetry.metrics import PlatformMetrics
+from mhs_ray.telemetry.traces import open_traces
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +62,15 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
         app.state.intake = Intake(core.db, core.tasks, peers.wake)
         app.state.nodes = peers.nodes
         app.state.metrics = PlatformMetrics(core)
+        app.state.traces = await asyncio.to_thread(
+            open_traces, core.settings.telemetry, core.keys.platform, "api", core.db
+        )
         app.state.observe_http = peers.observe_http
         app.state.readiness = lambda: _readiness(core, peers)
         yield
         await app.state.intake.close()
+        if app.state.traces is not None:
+            await asyncio.to_thread(app.state.traces.close)
         if hasattr(app.state, "slide_views"):
             await asyncio.to_thread(app.state.slide_views.close)
         core.db.close()

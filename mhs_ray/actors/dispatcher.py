@@ -26,6 +26,7 @@ from mhs_ray.platform.logs import configure_logging
 from mhs_ray.services.core import build_core_patiently, build_courier
 from mhs_ray.store.sql.lead import Lead
 from mhs_ray.store.sql.listen import Listener, listen
+from mhs_ray.telemetry.traces import open_traces
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ class DispatcherShell:
         self._lead = Lead(self._core.db)
         self._listener: Listener | None = None
         self._count_start = starts_counter()
-        self._courier = build_courier(self._core)
+        self._traces = open_traces(settings.telemetry, self._core.keys.platform, "dispatcher", self._core.db)
+        self._courier = build_courier(self._core, self._traces.delivered if self._traces else lambda *_: None)
         if self._courier is not None:
             self._courier.start()
         begin_soon(DISPATCHER)
@@ -114,6 +116,8 @@ class DispatcherShell:
                 log.warning("another dispatcher leads, or the database is away; this one stands by")
                 told = True
             await asyncio.sleep(_DB_BACK_S)
+        if self._traces is not None:
+            self._traces.follow()
         if self._listener is None:
             loop = asyncio.get_running_loop()
 

@@ -116,6 +116,13 @@ EXAMPLES: Final[dict[str, Any]] = {
         "id": 31, "sample_id": 8946136, "case_id": 2421366, "task_id": 185714,
         "details": {"report": {"mitosisCount": 4}},
     },
+    "UsageOut": {
+        "since": "2026-03-01", "until": "2026-03-31",
+        "items": [{
+            "day": "2026-03-02", "company_id": 1, "company": "North Lab", "instance_type": "g5.2xlarge",
+            "attempts": 1291, "jobs": 1288, "failed": 7, "gpu_s": 154_210.4, "platform_gpu_s": 31.9,
+        }],
+    },
     "TokenOut": {"access_token": "eyJ…", "token_type": "Bearer", "expires_in": 43200},
     "HealthOut": {"ready": True, "parts": {"database": "ok", "blobs": "ok", "registry": "ok", "dispatcher": "ok"}},
     "AliveOut": {"status": "ok"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -419,6 +419,28 @@ class ResultsOut(Wire):
 
     case_results: dict[str, Any] | None = Field(alias="caseResults")
     scan_results: list[ScanResultOut] = Field(alias="scanResults")
+
+
+class DayUsageOut(Wire):
+    """What a company used of an instance type in attempts that ended on a day (UTC)."""
+
+    day: date
+    company_id: int
+    company: str
+    instance_type: str
+    attempts: int
+    jobs: int = Field(description="that ended for good")
+    failed: int
+    gpu_s: float = Field(description="seconds that containers held a GPU")
+    platform_gpu_s: float = Field(description="the part of gpu_s that failures of the platform wasted")
+
+
+class UsageOut(Wire):
+    """Usage from one day to another, both included."""
+
+    since: date
+    until: date
+    items: list[DayUsageOut]
 
 
 class TokenOut(Wire):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Annotated, Any
 from urllib.parse import parse_qs
@@ -14,6 +15,7 @@ from api.deps import CallerDep, CoreDep, basic_credentials, problems, read_body
 from mhs_ray.domain.errors import InvalidInputError, UnauthenticatedError
 from mhs_ray.results.triage import CasePatchBody
 from mhs_ray.results.wire import ResultsBody
+from mhs_ray.telemetry.traces import Traces
 
 router = APIRouter(prefix="/api/v3", tags=["results gateway"], responses=problems())
 _TOKEN_LIFE = timedelta(hours=12)
@@ -42,7 +44,9 @@ async def post_results(request: Request, core: CoreDep, who: CallerDep, task_id:
     """All or nothing; a second request for a scan that has its result is answered alike and stores nothing."""
     poster = await run_in_threadpool(core.gateway.authorize, who, task_id)
     body = await read_body(request, core.settings.api.max_results_body)
-    await run_in_threadpool(core.gateway.post, poster, body)
+    traces: Traces | None = request.app.state.traces
+    with traces.posting(poster.job_id, poster.attempt) if traces else nullcontext():
+        await run_in_threadpool(core.gateway.post, poster, body)
 
 
 @router.patch(

@@ -14,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mhs_ray.actors.cluster import RayCluster, nodes
+from mhs_ray.actors.metrics import starts_counter
 from mhs_ray.actors.names import DISPATCHER, NAMESPACE, begin_soon, start_on_head
 from mhs_ray.actors.node import sweep_node
 from mhs_ray.actors.warm import prestart_worker
@@ -25,6 +26,7 @@ from mhs_ray.platform.logs import configure_logging
 from mhs_ray.services.core import build_core_patiently, build_courier
 from mhs_ray.store.sql.lead import Lead
 from mhs_ray.store.sql.listen import Listener, listen
+from mhs_ray.telemetry.traces import open_traces
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,9 @@ class DispatcherShell:
         self._sweep_now = False
         self._lead = Lead(self._core.db)
         self._listener: Listener | None = None
-        self._courier = build_courier(self._core)
+        self._count_start = starts_counter()
+        self._traces = open_traces(settings.telemetry, self._core.keys.platform, "dispatcher", self._core.db)
+        self._courier = build_courier(self._core, self._traces.delivered if self._traces else lambda *_: None)
         if self._courier is not None:
             self._courier.start()
         begin_soon(DISPATCHER)
@@ -112,6 +116,8 @@ class DispatcherShell:
                 log.warning("another dispatcher leads, or the database is away; this one stands by")
                 told = True
             await asyncio.sleep(_DB_BACK_S)
+        if self._traces is not None:
+            self._traces.follow()
         if self._listener is None:
             loop = asyncio.get_running_loop()
 
@@ -155,7 +161,7 @@ class DispatcherShell:
                     order = await self._stored(self._dispatcher.order, key, node)
                     self._wake.set()  # one fewer waits for a node: the next one may
                     if order is not None:
-                        starting = asyncio.create_task(self._start(key, actor, node_id))
+                        starting = asyncio.create_task(self._start(key, actor, node_id, order.instance_type))
                         outcome: Outcome | None = await actor.run.remote(order)
                         starting.cancel()
                         if outcome is not None:
@@ -173,11 +179,12 @@ class DispatcherShell:
             self._waiting.pop(key, None)
             self._wake.set()
 
-    async def _start(self, key: AttemptKey, actor: Any, node_id: str) -> None:
+    async def _start(self, key: AttemptKey, actor: Any, node_id: str, instance_type: str) -> None:
         """Take in that the container runs; the node then has time to make a worker ready for the next attempt."""
         with contextlib.suppress(ray.exceptions.RayActorError):  # `run` tells of the actor's death
             if await actor.started.remote():
                 await self._stored(self._dispatcher.started, key)
+                self._count_start(instance_type)
                 await asyncio.to_thread(self._warm, node_id)
 
     async def _stored(self, work: Callable[..., T], *args: Any) -> T:

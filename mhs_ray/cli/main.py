@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mhs_ray import __version__
-from mhs_ray.cli import audit, containers, demo, images, jobs, output, platform, project, scans
+from mhs_ray.cli import audit, backup, containers, demo, images, jobs, output, platform, project, scans, usage
 from mhs_ray.cli.command import EXIT_CODES, App, command
 
 app = App(
@@ -40,6 +40,8 @@ def _options(
 
 platform.add_to(app)
 audit.add_to(app)
+usage.add_to(app)
+backup.add_to(app)
 command(app, rich_help_panel="The platform on this machine")(demo.demo)
 project.add_to(app)
 app.add_typer(images.app, name="image", rich_help_panel="Making a model")

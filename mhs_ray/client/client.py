@@ -95,6 +95,17 @@ class Client:
         """Return what a container can ask for."""
         return list(self._get("/v1/instance-types"))
 
+    # ---- usage
+
+    def usage(self, since: str | None = None, until: str | None = None) -> w.Usage:
+        """Return GPU-seconds by day, company and instance type. since, until: days like ``2026-03-01``."""
+        return cast(w.Usage, self._get("/v1/usage", since=since, until=until))
+
+    def save_usage(self, out: BinaryIO, since: str | None = None, until: str | None = None) -> int:
+        """Write the same as Parquet; returns the number of bytes."""
+        params = {"since": since, "until": until, "format": "parquet"}
+        return out.write(self.http.send("GET", "/v1/usage", params=params).content)
+
     # ---- images
 
     def images(self, limit: int | None = None, **filters: Any) -> Iterator[w.Image]:

@@ -138,6 +138,18 @@ class SandboxSettings(_Section):
     ] = ()
 
 
+class TelemetrySettings(_Section):
+    """Traces. otlp_endpoint: base URL of a collector (``http://collector:4318``); without it nothing is traced.
+
+    otlp_token: sent as a bearer token. trace_every: how often ended attempts are looked for.
+    """
+
+    otlp_endpoint: str | None = Field(None, pattern=r"^https?://[^\s@?#]+$")
+    otlp_token: SecretStr | None = None
+    otlp_timeout: timedelta = timedelta(seconds=5)
+    trace_every: timedelta = timedelta(seconds=5)
+
+
 def _default_home() -> Path:
     # Not below /root: a container's user must be able to pass through to what is mounted from there.
     return Path("/var/lib/mhs") if os.geteuid() == 0 else Path.home() / ".mhs"
@@ -165,6 +177,7 @@ class Settings(BaseSettings):
     cluster: ClusterSettings = ClusterSettings()
     sandbox: SandboxSettings = SandboxSettings()
     techcyte: TechcyteSettings = TechcyteSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @property
     def sql_url(self) -> str:

@@ -21,6 +21,7 @@ class Keys:
     blobs: bytes = field(repr=False)
     registry_events: str = field(repr=False)
     ray: str = field(repr=False)
+    metrics: str = field(repr=False)  # what Prometheus shows at /metrics
     platform: str  # a short name that tells this platform's containers from another's on the same machine
     client_id: str
     client_secret: str = field(repr=False)
@@ -53,6 +54,7 @@ def load_keys(folder: Path) -> Keys:
             blobs=bytes.fromhex(read("blobs", secrets.token_hex(32).encode()).decode()),
             registry_events=read("registry-events", secrets.token_urlsafe(32).encode()).decode(),
             ray=read("ray-token", secrets.token_hex(32).encode()).decode(),
+            metrics=read("metrics-token", secrets.token_hex(32).encode()).decode(),
             platform=read("platform", secrets.token_hex(4).encode()).decode(),
             client_id=read("client-id", f"mhs-{secrets.token_hex(8)}".encode()).decode(),
             client_secret=read("client-secret", secrets.token_urlsafe(32).encode()).decode(),

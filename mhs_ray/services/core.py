@@ -27,7 +27,7 @@ from mhs_ray.registry.tokens import RegistryTokens
 from mhs_ray.results.outbox import Pace
 from mhs_ray.results.techcyte import TechcyteHttp
 from mhs_ray.services.containers import AlgorithmService, ContainerService
-from mhs_ray.services.delivery import Courier, DeliveryService
+from mhs_ray.services.delivery import Courier, DeliveryService, OnTry
 from mhs_ray.services.gateway import GatewayService
 from mhs_ray.services.images import ImageService
 from mhs_ray.services.jobs import JobService
@@ -128,14 +128,14 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
     )
 
 
-def build_courier(core: Core) -> Courier | None:
+def build_courier(core: Core, on_try: OnTry = lambda *_: None) -> Courier | None:
     """Return what delivers to Techcyte, None where the settings name no host to deliver to."""
     settings = core.settings.techcyte
     if settings.url is None:
         return None
     client = TechcyteHttp(settings.url, ca=settings.ca, timeout=settings.timeout, deadline=timedelta(minutes=30))
     pace = Pace(settings.backoff, settings.backoff_max, settings.settle)
-    return Courier(core.deliveries.deliveries, core.blobs, client, pace)
+    return Courier(core.deliveries.deliveries, core.blobs, client, pace, on_try=on_try)
 
 
 def build_core_patiently(settings: Settings, endpoints: Endpoints, wake: Callable[[], None] = lambda: None) -> Core:

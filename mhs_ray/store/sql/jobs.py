@@ -19,6 +19,7 @@ from mhs_ray.domain.models import Job, JobEventRecord
 from mhs_ray.domain.states import ACTIVE, JobEvent, JobState
 from mhs_ray.domain.steps import step
 from mhs_ray.store.sql import tables as t
+from mhs_ray.store.sql.attempts import record_end
 from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.scope import Page, Scoped
 from mhs_ray.store.sql.tasks import PRIORITY_RANK, insert_jobs
@@ -258,9 +259,10 @@ class Jobs:
             row = conn.execute(self._db.for_update(sa.select(*_STANDING).where(t.jobs.c.id == job_id))).first()
             if row is None:
                 raise NotFoundError("job", job_id)
+            now = datetime.now(UTC)
             try:
                 made = step(
-                    row, event, now=datetime.now(UTC), attempt=attempt, node=node, failure=failure,
+                    row, event, now=now, attempt=attempt, node=node, failure=failure,
                     retry_in_s=retry_in_s, resources=resources,
                 )  # fmt: skip
             except TransitionError:
@@ -274,6 +276,8 @@ class Jobs:
                 conn.execute(sa.update(t.jobs).where(t.jobs.c.id == job_id).values(**values))
                 told = cause or (failure.cause if failure else "")
                 _record(conn, row.company_id, job_id, row.attempt, event, made.after, node, told)
+                if made.before.is_active and not made.after.is_active:
+                    record_end(conn, row, event, failure, resources or row.resources, now)
                 if event in (JobEvent.CANCELLED, JobEvent.RETRIED):
                     self._db.notify(conn)
             return Change(job_id, made.before, made.after, row.attempt)
@@ -339,8 +343,12 @@ _ACTIVE = sa.text("jobs.state IN ('" + "', '".join(sorted(s.value for s in ACTIV
 
 # What a transition reads; the rest of a row is large.
 _STANDING = [
-    t.jobs.c[name] for name in ("company_id", "state", "attempt", "started_at", "platform_failures", "model_failures")
-]
+    t.jobs.c[name]
+    for name in (
+        "id", "company_id", "state", "attempt", "started_at", "platform_failures", "model_failures", "instance_type",
+        "created_at", "not_before", "resources",
+    )
+]  # fmt: skip
 
 
 def _active_jobs(conn: sa.Connection) -> tuple[dict[int, int], int]:

@@ -272,6 +272,27 @@ job_events = sa.Table(
     sa.Column("cause", sa.Text, nullable=False, default=""),
 )
 
+# What each ended attempt took: metrics, usage and bills are sums of these rows. Seconds; NULL: it never came so far.
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("job_id", BigId, sa.ForeignKey("jobs.id"), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("instance_type", sa.Text, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),  # the event that ended it
+    sa.Column("failure_class", sa.Text),
+    sa.Column("failure_code", sa.Text),
+    sa.Column("queue_s", sa.Float, nullable=False),  # until it was taken from the queue
+    sa.Column("placement_s", sa.Float),  # from there until a node had it
+    sa.Column("prepare_s", sa.Float),  # from there until the container's process ran
+    sa.Column("run_s", sa.Float),  # from there until it ended: the GPU-seconds
+    sa.Column("slide_cached", sa.Boolean),
+    sa.Column("ended_at", Utc, nullable=False, index=True),
+    sa.UniqueConstraint("job_id", "attempt"),
+)
+
 results = sa.Table(
     "results",
     metadata,
@@ -322,6 +343,8 @@ deliveries = sa.Table(
 )
 _open = sa.text("state IN ('pending', 'sending', 'unknown')")
 sa.Index("ix_deliveries_due", deliveries.c.not_before, sqlite_where=_open, postgresql_where=_open)
+_stuck = sa.text("state IN ('parked', 'refused')")
+sa.Index("ix_deliveries_stuck", deliveries.c.state, sqlite_where=_stuck, postgresql_where=_stuck)
 sa.Index("ix_deliveries_company", deliveries.c.company_id, deliveries.c.id)
 
 audit = sa.Table(

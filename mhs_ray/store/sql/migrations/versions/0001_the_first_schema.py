@@ -262,6 +262,30 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_job_events_job_id"), ["job_id"], unique=False)
 
     op.create_table(
+        "attempts",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("company_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("instance_type", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("failure_class", sa.Text(), nullable=True),
+        sa.Column("failure_code", sa.Text(), nullable=True),
+        sa.Column("queue_s", sa.Float(), nullable=False),
+        sa.Column("placement_s", sa.Float(), nullable=True),
+        sa.Column("prepare_s", sa.Float(), nullable=True),
+        sa.Column("run_s", sa.Float(), nullable=True),
+        sa.Column("slide_cached", sa.Boolean(), nullable=True),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["company_id"], ["companies.id"], name=op.f("fk_attempts_company_id_companies")),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_attempts_job_id_jobs")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_attempts")),
+        sa.UniqueConstraint("job_id", "attempt", name=op.f("uq_attempts_job_id")),
+    )
+    with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_attempts_ended_at"), ["ended_at"], unique=False)
+
+    op.create_table(
         "results",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("company_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -317,6 +341,13 @@ def upgrade() -> None:
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.create_index("ix_deliveries_company", ["company_id", "id"], unique=False)
         batch_op.create_index(
+            "ix_deliveries_stuck",
+            ["state"],
+            unique=False,
+            sqlite_where=sa.text("state IN ('parked', 'refused')"),
+            postgresql_where=sa.text("state IN ('parked', 'refused')"),
+        )
+        batch_op.create_index(
             "ix_deliveries_due",
             ["not_before"],
             unique=False,
@@ -335,10 +366,19 @@ def downgrade() -> None:
             sqlite_where=sa.text("state IN ('pending', 'sending', 'unknown')"),
             postgresql_where=sa.text("state IN ('pending', 'sending', 'unknown')"),
         )
+        batch_op.drop_index(
+            "ix_deliveries_stuck",
+            sqlite_where=sa.text("state IN ('parked', 'refused')"),
+            postgresql_where=sa.text("state IN ('parked', 'refused')"),
+        )
         batch_op.drop_index("ix_deliveries_company")
 
     op.drop_table("deliveries")
     op.drop_table("results")
+    with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_attempts_ended_at"))
+
+    op.drop_table("attempts")
     with op.batch_alter_table("job_events", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_job_events_job_id"))
 

@@ -17,8 +17,9 @@ from api import database_errors, errors, openapi
 from api.console import mount as console
 from api.intake import Intake
 from api.limits import BodyLimit
-from api.routes import catalog, deliveries, gateway, jobs, logs, platform, results, scans, tasks
+from api.routes import access, catalog, deliveries, gateway, jobs, logs, platform, results, scans, tasks
 from mhs_ray import __version__
+from mhs_ray.auth.buckets import Buckets
 from mhs_ray.domain.errors import MhsError
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
@@ -56,6 +57,9 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
         app.state.pushed = peers.pushed
         app.state.intake = Intake(core.db, core.tasks, peers.wake)
         app.state.nodes = peers.nodes
+        auth = core.settings.auth
+        # Each replica counts for itself, and Serve spreads a client's requests over all of them.
+        app.state.rates = Buckets(auth.rate / core.settings.api.replicas, auth.burst)
         app.state.readiness = lambda: _readiness(core, peers)
         yield
         await app.state.intake.close()
@@ -71,7 +75,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
     errors.install(app)
     database_errors.install(app)
     openapi.install(app)
-    for module in (catalog, scans, tasks, jobs, logs, results, deliveries, gateway, platform):
+    for module in (access, catalog, scans, tasks, jobs, logs, results, deliveries, gateway, platform):
         app.include_router(module.router)
     app.include_router(console.router)
     return app

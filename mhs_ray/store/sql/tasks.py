@@ -16,6 +16,7 @@ from mhs_ray.domain.states import JobState
 from mhs_ray.results.outbox import token_ends
 from mhs_ray.slides.presigned import expires_at
 from mhs_ray.store.sql import tables as t
+from mhs_ray.store.sql.audit import add_entry
 from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.deliveries import renew_token
 from mhs_ray.store.sql.scans import insert_scan
@@ -51,6 +52,7 @@ class Submission:
     description: str = ""
     techcyte_jwt: str | None = field(default=None, repr=False)
     request: Mapping[str, Any] = field(default_factory=dict)
+    client_id: str = ""  # who of the company's clients asked, for the audit
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class Tasks:
             }  # fmt: skip
             job_ids.append(insert_job(conn, job, "submitted"))
         row = conn.execute(sa.select(t.tasks).where(t.tasks.c.id == task_id)).one()
+        add_entry(conn, s.company_id, s.by, s.client_id, "create task", f"task {row.number} ({len(job_ids)} jobs)")
         self._db.notify(conn)
         return Submitted(_task(row), tuple(job_ids), created=True)
 

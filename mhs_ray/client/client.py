@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, cast
+from urllib.parse import quote
 
 import httpx
 
@@ -105,6 +106,53 @@ class Client:
         """Write the same as Parquet; returns the number of bytes."""
         params = {"since": since, "until": until, "format": "parquet"}
         return out.write(self.http.send("GET", "/v1/usage", params=params).content)
+
+    # ---- access
+
+    def me(self) -> dict[str, Any]:
+        """Return who calls: client, role, company."""
+        return dict(self._get("/v1/me"))
+
+    def clients(self, company_id: int | None = None) -> list[dict[str, Any]]:
+        """Return a company's API clients, newest first."""
+        return list(self._get("/v1/clients", company_id=company_id))
+
+    def create_client(self, name: str, role: str, company_id: int | None = None) -> dict[str, Any]:
+        """Make an API client; return `client` and `client_secret`, which is never shown again."""
+        body = {"name": name, "role": str(role), "company_id": company_id}
+        return dict(self._post("/v1/clients", body))
+
+    def revoke_client(self, client_id: str, company_id: int | None = None) -> dict[str, Any]:
+        """End an API client for good."""
+        params = {"company_id": company_id}
+        path = f"/v1/clients/{quote(client_id, safe='')}/revoke"
+        return dict(self.http.send("POST", path, params=params, repeatable=True).json())
+
+    def companies(self) -> list[dict[str, Any]]:
+        """Return every company, by name; for operators."""
+        return list(self._get("/v1/companies"))
+
+    def create_company(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a company; for operators. body: name, external_id, mhs_enabled."""
+        return dict(self._post("/v1/companies", dict(body)))
+
+    def update_company(self, company_id: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Change a company, its feature flag `mhs_enabled` included; for operators."""
+        answer = self.http.send("PATCH", f"/v1/companies/{company_id}", body=dict(values), repeatable=True)
+        return dict(answer.json())
+
+    def create_webhook_secret(self, company_id: int | None = None) -> str:
+        """Make the secret that a company's webhook calls are signed with."""
+        answer = self.http.send("POST", "/v1/webhook-secret", params={"company_id": company_id})
+        return str(answer.json()["secret"])
+
+    def remove_webhook_secret(self, company_id: int | None = None) -> None:
+        """Take no signed call any more."""
+        self.http.send("DELETE", "/v1/webhook-secret", params={"company_id": company_id})
+
+    def audit(self, limit: int | None = None, **filters: Any) -> Iterator[dict[str, Any]]:
+        """Yield who did what, newest first. filters: client_id, company_id."""
+        return self._pages("/v1/audit", limit, filters)
 
     # ---- images
 

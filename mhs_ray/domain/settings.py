@@ -15,6 +15,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mhs_ray.domain.errors import Fault, InvalidInputError
+from mhs_ray.domain.models import Role
 
 
 def _bytes(text: str) -> ByteSize:
@@ -150,6 +151,38 @@ class TelemetrySettings(_Section):
     trace_every: timedelta = timedelta(seconds=5)
 
 
+class IssuerSettings(_Section):
+    """An OpenID provider (Techcyte's, or a lab's own) whose tokens and sign-ins are taken.
+
+    audience: what its access tokens are for; client_id, client_secret: of the console, for signing in there.
+    company_claim: holds a company's `external_id`. role_claim: holds a role, or a list of which the first known counts;
+    roles: the provider's names of roles → ours; default_role: where a token names none. jwks_url, authorize_url,
+    token_url: instead of what the issuer's ``/.well-known/openid-configuration`` says.
+    """
+
+    issuer: str = Field(pattern=r"^https?://[^\s?#]+$")
+    name: str = "single sign-on"
+    audience: str | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    company_claim: str = "company_id"
+    role_claim: str = "role"
+    roles: dict[str, Role] = {}
+    default_role: Role | None = None
+    scopes: str = "openid profile email"
+    jwks_url: str | None = None
+    authorize_url: str | None = None
+    token_url: str | None = None
+
+
+class AuthSettings(_Section):
+    """Who may call, and how often. rate: requests a second of one client, `burst` at once; 0: no limit."""
+
+    rate: float = Field(100.0, ge=0)
+    burst: int = Field(2000, ge=1)
+    issuers: tuple[IssuerSettings, ...] = ()
+
+
 def _default_home() -> Path:
     # Not below /root: a container's user must be able to pass through to what is mounted from there.
     return Path("/var/lib/mhs") if os.geteuid() == 0 else Path.home() / ".mhs"
@@ -178,6 +211,7 @@ class Settings(BaseSettings):
     sandbox: SandboxSettings = SandboxSettings()
     techcyte: TechcyteSettings = TechcyteSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    auth: AuthSettings = AuthSettings()
 
     @property
     def sql_url(self) -> str:

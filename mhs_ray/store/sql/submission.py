@@ -41,6 +41,7 @@ class Submission:
     description: str = ""
     techcyte_jwt: str | None = field(default=None, repr=False)
     request: Mapping[str, Any] = field(default_factory=dict)
+    client_id: str = ""  # who of the company's clients asked, for the audit
 
 
 @dataclass(frozen=True, slots=True)

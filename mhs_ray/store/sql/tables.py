@@ -80,6 +80,7 @@ companies = sa.Table(
     sa.Column("name", sa.Text, nullable=False, unique=True),
     sa.Column("mhs_enabled", sa.Boolean, nullable=False, default=True),
     sa.Column("max_active_jobs", sa.Integer),
+    sa.Column("webhook_secrets", Sealed),  # JSON: what signs the company's webhook calls, newest first; NULL: none
     sa.Column("created_at", Utc, nullable=False, default=_now),
 )
 
@@ -91,6 +92,7 @@ clients = sa.Table(
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("role", sa.Text, nullable=False),
     sa.Column("secret_hash", sa.Text, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False, default=""),
     sa.Column("created_at", Utc, nullable=False, default=_now),
     sa.Column("last_used_at", Utc),
     sa.Column("revoked_at", Utc),
@@ -347,6 +349,7 @@ _stuck = sa.text("state IN ('parked', 'refused')")
 sa.Index("ix_deliveries_stuck", deliveries.c.state, sqlite_where=_stuck, postgresql_where=_stuck)
 sa.Index("ix_deliveries_company", deliveries.c.company_id, deliveries.c.id)
 
+# Who did what. The migration adds triggers: no row can be changed or removed.
 audit = sa.Table(
     "audit",
     metadata,
@@ -354,6 +357,16 @@ audit = sa.Table(
     _company(),
     sa.Column("at", Utc, nullable=False, default=_now),
     sa.Column("who", sa.Text, nullable=False),
+    sa.Column("client_id", sa.Text, nullable=False, default=""),
     sa.Column("action", sa.Text, nullable=False),
     sa.Column("target", sa.Text, nullable=False),
+)
+sa.Index("ix_audit_company", audit.c.company_id, audit.c.id)
+
+# Signed webhook calls that were taken, for as long as their time stamps would be good: none is taken twice.
+webhook_calls = sa.Table(
+    "webhook_calls",
+    metadata,
+    sa.Column("signature", sa.Text, primary_key=True),
+    sa.Column("at", Utc, nullable=False, index=True),
 )

@@ -17,6 +17,7 @@ from mhs_ray.domain.states import JobState
 from mhs_ray.results.outbox import token_ends
 from mhs_ray.slides.presigned import expires_at
 from mhs_ray.store.sql import tables as t
+from mhs_ray.store.sql.audit import add_entries
 from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.deliveries import renew_token
 from mhs_ray.store.sql.scans import insert_scan
@@ -136,6 +137,12 @@ class Tasks:
         of_task: dict[int, list[int]] = {}
         for job, job_id in zip(jobs, job_ids, strict=True):
             of_task.setdefault(job["task_id"], []).append(job_id)
+        lines = [
+            (p.submission.company_id, p.submission.by, p.submission.client_id, "create task",
+             f"task {values['number']} ({len(of_task[values['id']])} jobs)")
+            for p, values in zip(plans, tasks, strict=True)
+        ]  # fmt: skip
+        add_entries(conn, lines)
         self._db.notify(conn)
         return [Submitted(_task_of(values), tuple(of_task[values["id"]]), created=True) for values in tasks]
 

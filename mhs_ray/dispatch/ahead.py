@@ -107,8 +107,9 @@ class Ahead:
         waiting_keys = {(j.id, j.attempt) for j in active if j.state is JobState.WAITING}
         taken: dict[str, int] = {}
         running = []
+        by_name = {n.id[:8]: n.id for n in nodes}
         for job in active:
-            node = next((n.id for n in nodes if job.node and f"({n.id[:8]})" in job.node), None)
+            node = by_name.get((job.node or "").rpartition("(")[2][:8])
             if node is not None and job.state is not JobState.WAITING:
                 taken[node] = taken.get(node, 0) + 1
                 running.append(Running(node, job.started_at))

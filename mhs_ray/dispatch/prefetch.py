@@ -41,12 +41,22 @@ def plan_pulls(
     likely: the likeliest first; a node gets the first `limit` of its type and no other. asked: (node id, digest) that
     were asked for already, so that a node which lost one, or could not pull it, is not asked for ever.
     """
+    first: dict[str, list[LikelyImage]] = {}  # by the nodes' type
+    for node in nodes:
+        if node.instance_type not in first:
+            fitting: dict[str, LikelyImage] = {}
+            for image in likely:
+                if node.takes(image.instance_type):
+                    fitting.setdefault(image.image.digest, image)
+            first[node.instance_type] = list(fitting.values())[:limit]
     pulls = []
     for node in nodes:
-        wanted = {i.image.digest: i for i in reversed(likely) if node.takes(i.instance_type)}
-        first = sorted(wanted.values(), key=likely.index)[:limit]
         here = held.get(node.id, Holding()).images
-        pulls += [(node.id, i) for i in first if i.image.digest not in here and (node.id, i.image.digest) not in asked]
+        pulls += [
+            (node.id, i)
+            for i in first[node.instance_type]
+            if i.image.digest not in here and (node.id, i.image.digest) not in asked
+        ]
     return pulls
 
 
@@ -79,9 +89,9 @@ def plan_slides(
         ends.remove(at)
         if need.job_id in asked:
             continue
-        fitting = [n.id for n in nodes if n.takes(need.instance_type)]
-        there = [held.get(n, Holding()) for n in fitting]
-        if any(need.slide.key in h.slides and need.image.digest in h.images for h in there):
+        slide, image = need.slide.key, need.image.digest
+        there = (held[n.id] for n in nodes if n.id in held and n.takes(need.instance_type))
+        if any(slide in h.slides and image in h.images for h in there):
             continue
         plans.append((at.node_id, need))
     return plans

@@ -16,8 +16,8 @@ from mhs_ray.store.sql.images import Images
 log = logging.getLogger(__name__)
 
 _ANOTHER_TAG: Final = (
-    "something was pushed to this image's repository, but not to the tag that its Docker Push Instructions name, and no "
-    "other tag is looked at: tag the image again as command 2 says, then push that"
+    "something was pushed to this image's repository, but not to the tag that its Docker Push Instructions name, and "
+    "no other tag is looked at: tag the image again as command 2 says, then push that"
 )
 
 

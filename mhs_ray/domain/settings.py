@@ -7,6 +7,8 @@ Each part of the platform is handed its own section.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import time, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -145,7 +147,7 @@ class WarmNodes(_Section):
     zone: whose wall clock from and to are of.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
     instance_type: Annotated[str, AfterValidator(_instance_type)]
     nodes: int = Field(1, ge=1)
@@ -269,6 +271,21 @@ def use_docker_host(settings: Settings, host: str) -> Settings:
     """Return `settings` with this Docker daemon; processes started from here on use it too."""
     os.environ["MHS_DOCKER_HOST"] = host
     return settings.model_copy(update={"docker_host": host})
+
+
+@contextmanager
+def settings_with(variables: Mapping[str, str]) -> Iterator[Settings]:
+    """Yield the settings with these variables on top; processes started meanwhile have them too."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield load_settings()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _faults(error: ValueError) -> list[Fault]:

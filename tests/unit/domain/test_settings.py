@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mhs_ray.domain.errors import InvalidInputError
-from mhs_ray.domain.settings import client_environment, load_settings
+from mhs_ray.domain.settings import client_environment, load_settings, settings_with
 
 
 @pytest.fixture(autouse=True)
@@ -118,3 +118,11 @@ def test_a_bad_rule_for_warm_nodes_is_named(monkeypatch: pytest.MonkeyPatch, rul
     ((path, message),) = _faults().items()
     assert path == f"MHS_CLUSTER__WARM__0__{where}"
     assert words in message
+
+
+def test_variables_on_top_hold_for_processes_started_meanwhile_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MHS_ENGINE", "docker")
+    with settings_with({"MHS_ENGINE": "podman", "MHS_CLUSTER__PREPULL": "0"}) as settings:
+        assert (settings.engine, settings.cluster.prepull) == ("podman", 0)
+        assert os.environ["MHS_CLUSTER__PREPULL"] == "0"
+    assert (os.environ["MHS_ENGINE"], os.environ.get("MHS_CLUSTER__PREPULL")) == ("docker", None)

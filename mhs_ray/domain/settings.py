@@ -7,14 +7,18 @@ Each part of the platform is handed its own section.
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import time, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mhs_ray.domain.errors import Fault, InvalidInputError
+from mhs_ray.domain.instances import INSTANCE_TYPES
 from mhs_ray.domain.models import Role
 
 
@@ -110,16 +114,76 @@ class TechcyteSettings(_Section):
         return self.base_url or (f"https://api.{self.host}" if self.host else None)
 
 
+_WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def _instance_type(name: str) -> str:
+    if name not in INSTANCE_TYPES:
+        raise ValueError(f"no such instance type; there are {', '.join(INSTANCE_TYPES)}")
+    return name
+
+
+def _weekdays(text: str) -> tuple[int, ...]:
+    found: list[int] = []
+    for part in text.lower().split(","):
+        first, _, last = part.strip().partition("-")
+        if first not in _WEEK or (last or first) not in _WEEK:
+            raise ValueError(f"{part.strip()!r} is no day or span of days, such as mon-fri or sat")
+        at, count = _WEEK.index(first), (_WEEK.index(last or first) - _WEEK.index(first)) % 7 + 1
+        found += [(at + i) % 7 for i in range(count)]
+    return tuple(sorted(set(found)))
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, OSError, ValueError):
+        raise ValueError(f"no such time zone {name!r}; give one such as Europe/Zurich or UTC") from None
+    return name
+
+
+class WarmNodes(_Section):
+    """Nodes of a type that are to be there at certain hours, busy or not. from > to: over midnight; to 00:00: its end.
+
+    zone: whose wall clock from and to are of.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    instance_type: Annotated[str, AfterValidator(_instance_type)]
+    nodes: int = Field(1, ge=1)
+    days: str = "mon-sun"
+    begin: time = Field(time(0), alias="from")
+    end: time = Field(time(0), alias="to")
+    zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+
+    @field_validator("days")
+    @classmethod
+    def _known_days(cls, text: str) -> str:
+        _weekdays(text)
+        return text
+
+    @property
+    def weekdays(self) -> tuple[int, ...]:
+        """The days, Monday 0."""
+        return _weekdays(self.days)
+
+
 class ClusterSettings(_Section):
-    """How jobs find a node.
+    """How jobs find a node, and what nodes have ready before a job asks.
 
     placement ``single``: this machine stands in for every instance type; ``label``: only a node labelled so.
+    prepull: how many images a node pulls ahead, those likeliest for its type; 0: none. prefetch: a node fetches the
+    next job's slide and image while the present one computes. warm: nodes by schedule, as a JSON array of objects.
     """
 
     placement: Literal["single", "label"] = "single"
     declared_gpus: int = Field(1, ge=1)  # GPUs that Ray is told of on a single machine that shows none
     max_waiting: int = Field(8, ge=1)  # attempts that wait for a node at a time: what the autoscaler sees
     instance_types: tuple[str, ...] = ()  # `label`: types that the autoscaler can start
+    prepull: int = Field(4, ge=0)
+    prefetch: bool = True
+    warm: tuple[WarmNodes, ...] = ()
     dashboard_port: int = Field(8265, ge=0, le=65535)
     gcs_port: int = Field(0, ge=0, le=65535)
 
@@ -254,6 +318,21 @@ def use_docker_host(settings: Settings, host: str) -> Settings:
     """Return `settings` with this Docker daemon; processes started from here on use it too."""
     os.environ["MHS_DOCKER_HOST"] = host
     return settings.model_copy(update={"docker_host": host})
+
+
+@contextmanager
+def settings_with(variables: Mapping[str, str]) -> Iterator[Settings]:
+    """Yield the settings with these variables on top; processes started meanwhile have them too."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield load_settings()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _faults(error: ValueError) -> list[Fault]:

@@ -303,6 +303,16 @@ class Jobs:
             moments = [conn.execute(query).scalar() for query in queries]
         return min((m for m in moments if m is not None), default=None)
 
+    def upcoming(self, limit: int, now: datetime) -> list[int]:
+        """Return the ids of jobs in the order they start: those that wait for a node, then the queue as claimed."""
+        waits = sa.select(t.jobs.c.id).where(_ACTIVE, t.jobs.c.state == JobState.WAITING)
+        with self._db.read() as conn:
+            waiting = [r.id for r in conn.execute(waits.order_by(t.jobs.c.priority, t.jobs.c.id).limit(limit))]
+            if len(waiting) >= limit:
+                return waiting
+            shares = _shares(conn, _active_jobs(conn)[0], now)
+            return waiting + choose(shares, limit - len(waiting), lambda c, n: _queue(conn, c, n, now))
+
     def row(self, job_id: int) -> sa.Row[Any]:
         """Return the raw row with what an attempt needs, sealed columns included."""
         with self._db.read() as conn:

@@ -21,6 +21,7 @@ from api.limits import BodyLimit
 from api.routes import (
     access,
     catalog,
+    cohorts,
     deliveries,
     gateway,
     jobs,
@@ -31,7 +32,7 @@ from api.routes import (
     scans,
     tasks,
     usage,
-)  # fmt: skip
+)
 from mhs_ray import __version__
 from mhs_ray.auth.buckets import Buckets
 from mhs_ray.domain.errors import MhsError
@@ -102,7 +103,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
     database_errors.install(app)
     openapi.install(app)
     for module in (
-        access, catalog, scans, tasks, jobs, logs, results, deliveries, usage, gateway, platform, metrics,
+        access, catalog, scans, tasks, jobs, logs, results, cohorts, deliveries, usage, gateway, platform, metrics,
     ):  # fmt: skip
         app.include_router(module.router)
     app.include_router(console.router)

@@ -38,6 +38,7 @@ _RECONCILE_S: Final = 10.0
 _SWEEP_S: Final = 60.0
 _DB_BACK_S: Final = 2.0
 _LOOK_S: Final = 0.5  # between looks ahead, however often somebody wakes us
+_COHORT_S: Final = 1.0
 
 
 class DispatcherShell:
@@ -101,11 +102,14 @@ class DispatcherShell:
                     self._sweep_now = False
                     await asyncio.to_thread(self._sweep)
                     next_sweep = now + _SWEEP_S
+                cohorts_at_work = await asyncio.to_thread(self._feed_cohorts)
                 while await asyncio.to_thread(self._dispatcher.dispatch):
                     pass
                 self._look_ahead()
                 await asyncio.to_thread(self._stop_unwanted)
                 pause = await asyncio.to_thread(self._pause)
+                if cohorts_at_work:  # a slide that ended makes room for the next one
+                    pause = min(pause, _COHORT_S)
             except Exception:
                 log.exception("the dispatcher could not work; it tries again")
                 pause = _DB_BACK_S
@@ -147,6 +151,13 @@ class DispatcherShell:
                 loop.call_soon_threadsafe(self._heard)
 
             self._listener = listen(self._core.db, heard)
+
+    def _feed_cohorts(self) -> bool:
+        try:
+            return self._core.cohorts.step()
+        except Exception:
+            log.exception("cohorts could not be gone on with; it is tried again")  # other jobs go on meanwhile
+            return True
 
     def _heard(self) -> None:
         self._wake.set()

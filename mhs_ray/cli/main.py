@@ -11,6 +11,7 @@ from mhs_ray.cli import (
     access,
     audit,
     backup,
+    cohorts,
     containers,
     demo,
     images,
@@ -20,7 +21,7 @@ from mhs_ray.cli import (
     project,
     scans,
     usage,
-)  # fmt: skip
+)
 from mhs_ray.cli.command import EXIT_CODES, App, command
 
 app = App(
@@ -62,6 +63,7 @@ app.add_typer(containers.app, name="container", rich_help_panel="Running models"
 app.add_typer(containers.algorithms, name="algorithm", rich_help_panel="Running models")
 app.add_typer(scans.app, name="scan", rich_help_panel="Running models")
 jobs.add_to(app)
+app.add_typer(cohorts.app, name="cohort", rich_help_panel="Running models")
 access.add_to(app)
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ class SlideSettings(_Section):
     max_slide: ByteSize = _bytes("100GiB")
     allow_private: bool = False
     allow_hosts: tuple[str, ...] = ()
+    s3_buckets: tuple[str, ...] = ()  # `bucket` or `bucket/prefix/` whose s3:// slides a cohort may name
     path_roots: tuple[Path, ...] = ()  # where scans may be registered by path; embedded: everywhere
 
 
@@ -188,6 +189,20 @@ class ClusterSettings(_Section):
     gcs_port: int = Field(0, ge=0, le=65535)
 
 
+class CohortSettings(_Section):
+    """Cohorts. window: slides of one cohort in the queue at a time. prices: of an hour of each instance type.
+
+    The prices are AWS's on demand in us-east-1; a type that is not among them has no forecast of cost.
+    """
+
+    window: int = Field(200, ge=1, le=5000)
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$")
+    prices: dict[str, Annotated[float, Field(ge=0)]] = {
+        "g4dn.xlarge": 0.526, "g4dn.2xlarge": 0.752, "g4dn.4xlarge": 1.204, "g5.2xlarge": 1.212, "g5.4xlarge": 1.624,
+        "g6.2xlarge": 0.978, "g6.4xlarge": 1.323, "g6e.2xlarge": 2.242,
+    }  # fmt: skip
+
+
 class SandboxSettings(_Section):
     """What surrounds a model's container.
 
@@ -273,6 +288,7 @@ class Settings(BaseSettings):
     slides: SlideSettings = SlideSettings()
     cluster: ClusterSettings = ClusterSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    cohorts: CohortSettings = CohortSettings()
     techcyte: TechcyteSettings = TechcyteSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     auth: AuthSettings = AuthSettings()

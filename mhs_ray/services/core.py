@@ -28,6 +28,8 @@ from mhs_ray.registry.tokens import RegistryTokens
 from mhs_ray.results.outbox import Pace
 from mhs_ray.results.techcyte import TechcyteHttp
 from mhs_ray.services.access import AccessService
+from mhs_ray.services.cohort_check import SlideCheck
+from mhs_ray.services.cohorts import CohortService
 from mhs_ray.services.containers import AlgorithmService, ContainerService
 from mhs_ray.services.delivery import Courier, DeliveryService, OnTry
 from mhs_ray.services.gateway import GatewayService
@@ -36,8 +38,10 @@ from mhs_ray.services.jobs import JobService
 from mhs_ray.services.policy import REGISTRY_ISSUER, REGISTRY_SERVICE, open_blobs, url_policy
 from mhs_ray.services.room import Room
 from mhs_ray.services.scans import ScanService
+from mhs_ray.store.blobs.s3_slides import S3Slides
 from mhs_ray.store.sql.audit import Audit
 from mhs_ray.store.sql.clients import Clients
+from mhs_ray.store.sql.cohorts import Cohorts
 from mhs_ray.store.sql.companies import Companies
 from mhs_ray.store.sql.containers import Algorithms, Containers
 from mhs_ray.store.sql.database import Database
@@ -77,6 +81,7 @@ class Core:
     gateway: GatewayService
     deliveries: DeliveryService
     room: Room
+    cohorts: CohortService
     companies: Companies
     audit: Audit
     access: AccessService
@@ -121,6 +126,10 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
         AdmissionLimits(compressed=settings.registry.max_image),
         Scanner(settings.registry.scanner) if settings.registry.scanner else None,
     )
+    algorithms = AlgorithmService(Algorithms(db))
+    s3 = S3Slides(settings.slides.s3_buckets, settings.blobs.endpoint_url, settings.blobs.region)
+    scans = ScanService(Scans(db), blobs, url_policy(settings, endpoints), s3)
+    job_service = JobService(jobs, results, blobs, wake)
     return Core(
         settings=settings,
         endpoints=endpoints,
@@ -134,10 +143,10 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
         registry_tokens=registry_tokens,
         images=ImageService(images, registry, settings.registry.credential_life),
         containers=ContainerService(Containers(db), images, settings.jobs.max_time_limit),
-        algorithms=AlgorithmService(Algorithms(db)),
-        scans=ScanService(Scans(db), blobs, url_policy(settings, endpoints)),
+        algorithms=algorithms,
+        scans=scans,
         tasks=Tasks(db, delivers=settings.techcyte.url is not None),
-        jobs=JobService(jobs, results, blobs, wake),
+        jobs=job_service,
         gateway=GatewayService(results, blobs, wake),
         deliveries=DeliveryService(Deliveries(db), wake),
         room=Room(settings.home, blobs, settings.blobs),
@@ -145,7 +154,11 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
         audit=audit,
         access=AccessService(clients, companies, audit, verifier),
         outsiders=Outsiders(settings.auth.issuers, clients, companies),
-    )
+        cohorts=CohortService(
+            Cohorts(db), db, algorithms, scans, job_service, SlideCheck(url_policy(settings, endpoints), s3, scans),
+            settings.cohorts, settings.host, wake,
+        ),
+    )  # fmt: skip
 
 
 def build_courier(core: Core, on_try: OnTry = lambda *_: None) -> Courier | None:

@@ -86,7 +86,7 @@ def _on_ray() -> tuple[Core, Peers]:
     if settings.cluster.placement == "single":
         keep_replica_on_loopback()
     wake, pushed, ping = ray_peers()
-    return build_core_patiently(settings, Endpoints.load(settings.home), wake), Peers(wake, pushed, ping, ray_nodes)
+    return build_core_patiently(settings, Endpoints.of(settings), wake), Peers(wake, pushed, ping, ray_nodes)
 
 
 async def _readiness(core: Core, peers: Peers) -> dict[str, str]:

@@ -17,7 +17,8 @@ from mhs_ray.auth.tokens import Tokens
 from mhs_ray.domain.models import Role
 from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
-from mhs_ray.platform.keys import Keys, load_keys
+from mhs_ray.platform.keys import Keys
+from mhs_ray.platform.secrets import keys_of, with_secrets
 from mhs_ray.ports import BlobStore, ImageRegistry
 from mhs_ray.registry.admission import AdmissionLimits
 from mhs_ray.registry.distribution import DistributionRegistry
@@ -77,14 +78,14 @@ class Core:
 
 def open_database(settings: Settings, keys: Keys) -> Database:
     """Return the database, its schema up to date."""
-    db = Database(settings.sql_url, Vault(keys.vault))
+    db = Database(with_secrets(settings).sql_url, Vault(keys.vault))
     db.migrate()
     return db
 
 
 def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None] = lambda: None) -> Core:
     """Build the services. wake: tells the dispatcher that there is something to do."""
-    keys = load_keys(settings.home / "keys")
+    keys = keys_of(settings)
     db = open_database(settings, keys)
     clients = Clients(db)
     if clients.lookup(keys.client_id) is None:

@@ -57,8 +57,9 @@ class RegistrySettings(_Section):
     """The OCI registry of the platform.
 
     address: ``host[:port]`` of a registry that is not this machine's; ECR's is
-    ``ACCOUNT.dkr.ecr.REGION.amazonaws.com``. prefix: before ``quarantine/…`` and ``trusted/…`` in ECR. push_role: ARN
-    of the role that push credentials are cut from. max_severity: ECR's scan may find no worse; None: it is not asked.
+    ``ACCOUNT.dkr.ecr.REGION.amazonaws.com``. prefix: before ``quarantine/…`` and ``trusted/…`` in ECR. role: ARN of
+    the role whose sessions, cut down to one repository, push and pull. max_severity: ECR's scan may find no worse;
+    None: it is not asked.
     """
 
     kind: Literal["distribution", "ecr"] = "distribution"
@@ -66,7 +67,7 @@ class RegistrySettings(_Section):
     address: str | None = Field(None, pattern=r"^[a-z0-9]([a-z0-9.-]{0,240}[a-z0-9])?(:[0-9]{1,5})?$")
     tls: bool = True  # of `address`
     prefix: str = Field("mhs/", pattern=r"^([a-z0-9]+([._-][a-z0-9]+)*/)*$")
-    push_role: str | None = Field(None, pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$")
+    role: str | None = Field(None, pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$")
     max_severity: Literal["LOW", "MEDIUM", "HIGH"] | None = None
     credential_life: timedelta = timedelta(hours=12)
     max_image: ByteSize = _bytes("20GiB")

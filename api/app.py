@@ -120,7 +120,7 @@ def _on_ray() -> tuple[Core, Peers]:
     if settings.cluster.placement == "single":
         keep_replica_on_loopback()
     wake, pushed, ping = ray_peers()
-    core = build_core_patiently(settings, Endpoints.load(settings.home), wake)
+    core = build_core_patiently(settings, Endpoints.of(settings), wake)
     return core, Peers(wake, pushed, ping, ray_nodes, http_observer())
 
 

@@ -47,7 +47,7 @@ class DispatcherShell:
     def __init__(self) -> None:
         settings = load_settings()
         configure_logging(settings)
-        self._core = build_core_patiently(settings, Endpoints.load(settings.home))
+        self._core = build_core_patiently(settings, Endpoints.of(settings))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cluster = RayCluster(settings.cluster, self._launched)
         self._ahead = Ahead(self._core, RayNodes(settings.cluster), self._errand_done)

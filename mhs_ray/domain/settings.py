@@ -11,10 +11,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import time, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mhs_ray.domain.errors import Fault, InvalidInputError
@@ -31,11 +40,15 @@ class _Section(BaseModel):
 
 
 class ApiSettings(_Section):
-    """The Serve API. port 0: any free one. public_url: how people reach it, when that is not host:port."""
+    """The Serve API. port 0: any free one. public_url: how people reach it, when that is not host:port.
+
+    internal_url: how the nodes of a cluster reach the results gateway, such as ``http://10.0.0.4:8080``.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
     public_url: str | None = None
+    internal_url: str | None = Field(None, pattern=r"^https?://[^/?#]+$")
     replicas: int = Field(1, ge=1)
     max_body: ByteSize = _bytes("8MiB")
     max_results_body: ByteSize = _bytes("512MiB")
@@ -55,10 +68,21 @@ class BlobSettings(_Section):
 
 
 class RegistrySettings(_Section):
-    """The OCI registry of the platform."""
+    """The OCI registry of the platform.
+
+    address: ``host[:port]`` of a registry that is not this machine's; ECR's is
+    ``ACCOUNT.dkr.ecr.REGION.amazonaws.com``. prefix: before ``quarantine/…`` and ``trusted/…`` in ECR. role: ARN of
+    the role whose sessions, cut down to one repository, push and pull. max_severity: ECR's scan may find no worse;
+    None: it is not asked.
+    """
 
     kind: Literal["distribution", "ecr"] = "distribution"
     port: int = Field(0, ge=0, le=65535)
+    address: str | None = Field(None, pattern=r"^[a-z0-9]([a-z0-9.-]{0,240}[a-z0-9])?(:[0-9]{1,5})?$")
+    tls: bool = True  # of `address`
+    prefix: str = Field("mhs/", pattern=r"^([a-z0-9]+([._-][a-z0-9]+)*/)*$")
+    role: str | None = Field(None, pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$")
+    max_severity: Literal["LOW", "MEDIUM", "HIGH"] | None = None
     credential_life: timedelta = timedelta(hours=12)
     max_image: ByteSize = _bytes("20GiB")
     reconcile_every: timedelta = timedelta(seconds=15)
@@ -262,6 +286,52 @@ class AuthSettings(_Section):
     issuers: tuple[IssuerSettings, ...] = ()
 
 
+class SecretSettings(_Section):
+    """Where the platform's keys are, when not in ``keys`` of the home folder. The first that has one is taken.
+
+    Each key by itself; ``MHS_SECRETS__VAULT_FILE`` names a file that holds it. directory: a file per key, named as
+    `mhs secrets new` names them. aws_secret: name or ARN of a secret in AWS Secrets Manager, a JSON object of keys.
+    """
+
+    directory: Path | None = None
+    aws_secret: str | None = None
+    aws_region: str | None = None
+    vault: SecretStr | None = None
+    tokens: SecretStr | None = None
+    blobs: SecretStr | None = None
+    registry_events: SecretStr | None = None
+    ray_token: SecretStr | None = None
+    platform: SecretStr | None = None
+    client_id: SecretStr | None = None
+    client_secret: SecretStr | None = None
+    operator_id: SecretStr | None = None
+    operator_secret: SecretStr | None = None
+    metrics_token: SecretStr | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_files(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        values = dict(given)
+        for name in [n for n in given if n.endswith("_file") and n.removesuffix("_file") in cls.model_fields]:
+            secret, path = name.removesuffix("_file"), values.pop(name)
+            if values.get(secret):
+                raise ValueError(f"{secret} and {name} are both set; set one of the two")
+            values[secret] = _secret_in(Path(path))
+        return values
+
+
+def _secret_in(path: Path) -> str:
+    try:
+        found = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}); it must hold the secret") from None
+    if not found:
+        raise ValueError(f"{path} is empty; it must hold the secret")
+    return found
+
+
 def _default_home() -> Path:
     # Not below /root: a container's user must be able to pass through to what is mounted from there.
     return Path("/var/lib/mhs") if os.geteuid() == 0 else Path.home() / ".mhs"
@@ -279,6 +349,7 @@ class Settings(BaseSettings):
     engine: Literal["auto", "podman", "docker"] = "auto"
     docker_host: str | None = None
     database_url: SecretStr | None = None
+    database_url_file: Path | None = None  # a file that holds it
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     api: ApiSettings = ApiSettings()
@@ -292,6 +363,15 @@ class Settings(BaseSettings):
     techcyte: TechcyteSettings = TechcyteSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     auth: AuthSettings = AuthSettings()
+    secrets: SecretSettings = SecretSettings()
+
+    @model_validator(mode="after")
+    def _read_database_url(self) -> Settings:
+        if self.database_url_file is not None:
+            if self.database_url is not None:
+                raise ValueError("MHS_DATABASE_URL and MHS_DATABASE_URL_FILE are both set; set one of the two")
+            object.__setattr__(self, "database_url", SecretStr(_secret_in(self.database_url_file)))
+        return self
 
     @property
     def sql_url(self) -> str:
@@ -356,7 +436,7 @@ def _faults(error: ValueError) -> list[Fault]:
     if details is None:
         return [Fault("MHS_*", str(error).splitlines()[0])]
     return [
-        Fault("MHS_" + "__".join(str(part) for part in d["loc"]).upper(), d["msg"])
+        Fault("MHS_" + ("__".join(str(part) for part in d["loc"]).upper() or "*"), d["msg"])
         for d in details(include_input=False, include_url=False)
     ]
 

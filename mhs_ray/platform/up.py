@@ -22,9 +22,10 @@ from mhs_ray.domain.errors import ConflictError, MhsError
 from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.haproxy import haproxy_environment
-from mhs_ray.platform.keys import Keys, load_keys, write_private
+from mhs_ray.platform.keys import Keys, write_private
 from mhs_ray.platform.ports import choose_ports
 from mhs_ray.platform.processes import alive, end, end_all
+from mhs_ray.platform.secrets import keys_of
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def up(settings: Settings, say: Say) -> Endpoints:
             return endpoints
         if known is not None:
             down(settings, say, locked=True)
-        return _start(settings, load_keys(settings.home / "keys"), say)
+        return _start(settings, keys_of(settings), say)
 
 
 def _start(settings: Settings, keys: Keys, say: Say) -> Endpoints:
@@ -226,7 +227,7 @@ def remove_containers(settings: Settings) -> None:
     from mhs_ray.engines.select import pick_engine
     from mhs_ray.sandbox.scratch import sweep
 
-    platform = load_keys(settings.home / "keys").platform
+    platform = keys_of(settings).platform
     try:
         engine = pick_engine(settings.engine, docker_host=settings.docker_host)
         reap(engine, f"{labels.PLATFORM}={platform}", keep=lambda _container: False)

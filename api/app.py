@@ -17,7 +17,7 @@ from api import database_errors, errors, openapi
 from api.console import mount as console
 from api.intake import Intake
 from api.limits import BodyLimit
-from api.routes import catalog, deliveries, gateway, jobs, logs, platform, results, scans, tasks
+from api.routes import catalog, deliveries, gateway, jobs, logs, platform, replay, results, scans, tasks
 from mhs_ray import __version__
 from mhs_ray.domain.errors import MhsError
 from mhs_ray.domain.settings import load_settings
@@ -71,7 +71,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
     errors.install(app)
     database_errors.install(app)
     openapi.install(app)
-    for module in (catalog, scans, tasks, jobs, logs, results, deliveries, gateway, platform):
+    for module in (catalog, scans, tasks, jobs, replay, logs, results, deliveries, gateway, platform):
         app.include_router(module.router)
     app.include_router(console.router)
     return app

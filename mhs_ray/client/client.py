@@ -306,6 +306,10 @@ class Client:
         """Queue an ended job anew; returns the new job."""
         return cast(w.Job, self._post(f"/v1/jobs/{job_id}/rerun"))
 
+    def replay(self, job_id: int) -> dict[str, Any]:
+        """Return what an ended job ran, as recorded: `image` with a login, `env`, `slide`, `results_digest`."""
+        return dict(self._get(f"/v1/jobs/{job_id}/replay"))
+
     def wait(self, job_id: int, on_change: Callable[[w.Job], None] = lambda _job: None) -> w.Job:
         """Return the job once it ended. on_change: told of every new state, the first included."""
         seen: tuple[str, int] | None = None

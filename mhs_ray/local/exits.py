@@ -34,3 +34,7 @@ def exit_code(document: Mapping[str, Any]) -> int:
     if failure["code"] in _RESULTS:
         return 5
     return {FailureClass.MODEL: 4, FailureClass.INPUT: 6, FailureClass.PLATFORM: 7}[failure["failure_class"]]
+
+
+DIFFERENT: Final = 9
+"""Exit code of ``mhs compare`` and ``mhs replay`` where the difference is more than is allowed."""

@@ -140,6 +140,7 @@ class Stand:
         self._kept = settings.home / "local"
         self._undo = ExitStack()
         self._admitted: dict[str, tuple[int, Admission]] = {}
+        self._scans: dict[tuple[str, int | None], int] = {}
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -282,19 +283,25 @@ class Stand:
         )
 
     def _add_slide(self, trial: Trial) -> int:
+        known = self._scans.get((trial.slide, trial.scan_number))
+        if known is not None:
+            return known
         # Not looked at here: what is wrong with it the attempt finds, as with a slide that Techcyte names.
-        parts = urlsplit(trial.slide)
-        location: dict[str, Any]
-        if parts.scheme in ("http", "https"):
-            name, source, location = Path(unquote(parts.path)).name, "url", {"urls": [trial.slide]}
-        else:
-            path = Path(trial.slide).resolve()
-            name, source, location = path.name, "path", {"path": str(path)}
+        source = slide_source(trial.slide)
+        is_path = source.urls[0].startswith("file:")
+        path = Path(unquote(urlsplit(source.urls[0]).path))
+        location: dict[str, Any] = {"path": str(path)} if is_path else {"urls": list(source.urls)}
         made = self.core.scans.scans.create(
-            self._who.company_id, self._who.name, name=name or "slide", source=source,
-            location=location, status=ScanStatus.READY, number=trial.scan_number,
+            self._who.company_id, self._who.name, name=path.name or "slide",
+            source="path" if is_path else "url", location=location, status=ScanStatus.READY, number=trial.scan_number,
         )  # fmt: skip
+        self._scans[trial.slide, trial.scan_number] = made.id
         return made.id
+
+    def slide_hashes(self, slide: str) -> tuple[str, ...]:
+        """Return the SHA-256 of a slide's files as they came, in order. Raises SlideError."""
+        with self.slides.get(slide_source(slide)) as cached:
+            return cached.sha256
 
     def _run(self, trial: Trial) -> None:
         self._dispatcher.dispatch()
@@ -326,3 +333,10 @@ class Stand:
         with stored:
             found: Mapping[str, Any] = json.loads(stored.read())
         return found
+
+
+def slide_source(slide: str) -> SlideSource:
+    """Return where the bytes of a path or an http(s) URL are."""
+    if urlsplit(slide).scheme in ("http", "https"):
+        return SlideSource((slide,))
+    return SlideSource((Path(slide).resolve().as_uri(),))

@@ -28,6 +28,7 @@ from api.routes import (
     logs,
     metrics,
     platform,
+    replay,
     results,
     scans,
     tasks,
@@ -44,6 +45,23 @@ from mhs_ray.telemetry.metrics import PlatformMetrics
 from mhs_ray.telemetry.traces import open_traces
 
 log = logging.getLogger(__name__)
+
+_ROUTES = (
+    access,
+    catalog,
+    scans,
+    tasks,
+    jobs,
+    replay,
+    logs,
+    results,
+    cohorts,
+    deliveries,
+    usage,
+    gateway,
+    platform,
+    metrics,
+)
 
 _DESCRIPTION = """
 Run your own model containers on whole slide images.
@@ -102,9 +120,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
     errors.install(app)
     database_errors.install(app)
     openapi.install(app)
-    for module in (
-        access, catalog, scans, tasks, jobs, logs, results, cohorts, deliveries, usage, gateway, platform, metrics,
-    ):  # fmt: skip
+    for module in _ROUTES:
         app.include_router(module.router)
     app.include_router(console.router)
     return app

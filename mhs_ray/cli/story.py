@@ -90,14 +90,15 @@ def watch(mhs: Client, job_id: int, *, log_lines: bool) -> w.Job:
             lines = mhs.log(job_id, attempt, offset)
             offset += len(lines)
             for line in lines:
-                output.note(f"  │ {_short(as_text(line, timestamps=False))}")
+                output.note(f"  │ {short(as_text(line, timestamps=False))}")
         # The job was read before its log: what it wrote up to its end is shown.
         if is_final(job):
             return job
         mhs.pause()
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Return a log line that fits beside the progress; the log itself has all of it."""
     return text if len(text) <= _WIDEST else f"{text[:_WIDEST]}… ({len(text)} characters)"
 
 

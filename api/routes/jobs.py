@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from api import schemas as s
+from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, IdQuery, LimitQuery, TextQuery, WhoDep, WriterDep, page_out, problems
 from mhs_ray.domain.capacity import Capacity, why_waiting
 from mhs_ray.domain.errors import InvalidInputError
@@ -18,7 +19,7 @@ from mhs_ray.domain.models import Job
 from mhs_ray.domain.states import JobState
 from mhs_ray.store.sql.jobs import JobFilter
 
-router = APIRouter(responses=problems())
+router = APIRouter(route_class=AuditedRoute, responses=problems())
 
 
 @router.get("/v1/jobs", tags=["jobs"], summary="List jobs")

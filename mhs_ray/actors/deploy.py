@@ -23,7 +23,7 @@ from mhs_ray.actors.registrar import start_registrar
 from mhs_ray.domain.errors import ConflictError
 from mhs_ray.domain.settings import Settings, load_settings
 from mhs_ray.platform.endpoints import Endpoints
-from mhs_ray.platform.keys import load_keys
+from mhs_ray.platform.secrets import keys_of
 from mhs_ray.services.core import open_database
 
 _APPLICATION: Final = "mhs"
@@ -32,7 +32,7 @@ _APPLICATION: Final = "mhs"
 def main() -> int:
     """Deploy and return; everything started is detached."""
     settings = load_settings()
-    endpoints = Endpoints.load(settings.home)
+    endpoints = Endpoints.of(settings)
     ray.init(endpoints.ray_address, namespace=NAMESPACE, log_to_driver=False)
     if "--undo" in sys.argv[1:]:
         _undo(settings)
@@ -46,7 +46,7 @@ def _deploy(settings: Settings, endpoints: Endpoints) -> None:
 
     if settings.cluster.ray_address is not None:
         _same_on_head(settings)
-    open_database(settings, load_keys(settings.home / "keys")).close()
+    open_database(settings, keys_of(settings)).close()
     publish_kit(settings, endpoints)
     start_dispatcher()
     start_registrar()

@@ -16,7 +16,7 @@ from mhs_ray.engines.pause import ensure_pause_image
 from mhs_ray.engines.reaper import reap
 from mhs_ray.engines.select import pick_engine
 from mhs_ray.platform.endpoints import Endpoints
-from mhs_ray.platform.keys import load_keys
+from mhs_ray.platform.secrets import keys_of
 from mhs_ray.sandbox.audit.gate import Gate
 from mhs_ray.sandbox.routes import direct_routes
 from mhs_ray.sandbox.scratch import remove_folder
@@ -50,9 +50,12 @@ def open_quietly() -> None:
 def _open_node() -> Node:
     settings, keys = load_settings(), None
     if Endpoints.are_here(settings.home):
-        endpoints, keys = Endpoints.load(settings.home), load_keys(settings.home / "keys")
+        endpoints, keys = Endpoints.load(settings.home), keys_of(settings)
     else:
-        settings, endpoints = fetch_kit(settings)
+        if settings.api.internal_url is None:  # the head tells; else the node's own settings do
+            settings, endpoints = fetch_kit(settings)
+        else:
+            endpoints = Endpoints.of(settings)
         settings.home.mkdir(parents=True, exist_ok=True)
     folder = settings.node_dir
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def url_policy(settings: Settings, endpoints: Endpoints) -> UrlPolicy:
     single = settings.cluster.placement == "single"
     return UrlPolicy(
         allow_private=settings.slides.allow_private,
-        allow_hosts=frozenset({own, *settings.slides.allow_hosts}),
+        allow_hosts=frozenset({own, *settings.slides.allow_hosts} - {""}),
         file_roots=settings.slides.path_roots or ((Path("/"),) if single else ()),
     )
 

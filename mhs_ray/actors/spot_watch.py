@@ -28,6 +28,7 @@ from mhs_ray.platform.spot import AWS_METADATA, AwsNotices, watch
 log = logging.getLogger(__name__)
 _protocol: Any = autoscaler_pb2  # generated, without types
 _raylet: Any = ray._raylet
+_util: Any = ray.util
 
 
 def drainer(address: str, node_id: str | None) -> Callable[[datetime], None]:
@@ -48,7 +49,7 @@ def drainer(address: str, node_id: str | None) -> Callable[[datetime], None]:
 
 
 def _own_node(gcs: Any) -> str:
-    here = {"127.0.0.1", ray.util.get_node_ip_address()}
+    here = {"127.0.0.1", _util.get_node_ip_address()}
     with contextlib.suppress(OSError):
         here |= {str(a[4][0]) for a in socket.getaddrinfo(socket.gethostname(), None)}
     mine = [

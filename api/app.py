@@ -136,7 +136,13 @@ async def _readiness(core: Core, peers: Peers) -> dict[str, str]:
     return dict(zip(names, await asyncio.gather(*(ask(c) for c in checks)), strict=True))
 
 
-@serve.deployment(name="api", max_ongoing_requests=1000, max_queued_requests=2000, graceful_shutdown_timeout_s=20)
+@serve.deployment(
+    name="api",
+    max_ongoing_requests=1000,
+    max_queued_requests=2000,
+    graceful_shutdown_timeout_s=20,
+    max_surge_percent=100,
+)
 @serve.ingress(build_app)
 class Api:
     """The Serve deployment; the routes are FastAPI's."""

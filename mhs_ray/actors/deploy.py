@@ -1,4 +1,8 @@
-"""Run once at ``mhs up``: starts the dispatcher, the registrar and the Serve application on the running Ray."""
+"""Starts the dispatcher, the registrar and the Serve application on the running Ray: `mhs up` runs it once.
+
+``--upgrade`` (`mhs upgrade`) puts those of this version in the place of running ones. Attempts that run go on: they
+call nobody, and the new dispatcher takes over from the rows and from their actors' names.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 
 from mhs_ray.actors.dispatcher import start_dispatcher
-from mhs_ray.actors.names import NAMESPACE
+from mhs_ray.actors.names import DISPATCHER, NAMESPACE, REGISTRAR, retire
 from mhs_ray.actors.registrar import start_registrar
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
@@ -22,10 +26,14 @@ def main() -> int:
     """Deploy and return; everything started is detached."""
     import importlib
 
+    upgrade = "--upgrade" in sys.argv[1:]
     settings = load_settings()
     endpoints = Endpoints.load(settings.home)
     open_database(settings, load_keys(settings.home / "keys")).close()
     ray.init(endpoints.ray_address, namespace=NAMESPACE, log_to_driver=False)
+    if upgrade:
+        retire(DISPATCHER)
+        retire(REGISTRAR)
     start_dispatcher()
     start_registrar()
     url = urlsplit(endpoints.api_url)

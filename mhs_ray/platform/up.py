@@ -117,6 +117,23 @@ def _start(settings: Settings, keys: Keys, say: Say) -> Endpoints:
     return endpoints
 
 
+def upgrade(settings: Settings, say: Say) -> Endpoints:
+    """Put this version's API, dispatcher and registrar in the place of the running ones; jobs go on meanwhile.
+
+    Ray itself, the registry and the blob server stay as they are. Raises StartError, ConflictError.
+    """
+    with _only_one(settings.home):
+        known = Running.load(settings.home)
+        if known is None or not _is_supervisor(known.supervisor) or not _ray_pids(known.temp_dir):
+            raise ConflictError(f"no platform runs in {settings.home}: `mhs up` starts this version")
+        endpoints = Endpoints.load(settings.home)
+        environment = ray_environment(settings, load_keys(settings.home / "keys"))
+        say("replacing the dispatcher, the registrar and the API")
+        _python(environment, settings.home / "logs" / "deploy.log", "-m", "mhs_ray.actors.deploy", "--upgrade")
+        _wait_ready(settings, endpoints, say)
+        return endpoints
+
+
 def ray_environment(settings: Settings, keys: Keys) -> dict[str, str]:
     """Return the environment of every process of the platform: Ray asks for a token and listens on loopback only."""
     token = settings.home / "keys" / "ray-token"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
         app.state.intake = Intake(core.db, core.tasks, peers.wake)
         app.state.nodes = peers.nodes
         app.state.metrics = PlatformMetrics(core)
+        threading.Thread(target=app.state.metrics.prime, name="metrics", daemon=True).start()
         app.state.traces = await asyncio.to_thread(
             open_traces, core.settings.telemetry, core.keys.platform, "api", core.db
         )

@@ -91,7 +91,7 @@ def backup(settings: Settings, folder: Path, say: Say, *, blobs: bool = True, im
         "sha256": {str(f.relative_to(folder)): _sha256(f) for f in _files(folder) if not _is_blob(f, folder)},
     }  # fmt: skip
     write_private(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
-    return BackedUp(str(folder), manifest["taken_at"], kind, count, size, with_images)
+    return BackedUp(str(folder), taken_at.isoformat(), kind, count, size, with_images)
 
 
 def restore(settings: Settings, folder: Path, say: Say) -> BackedUp:

@@ -19,8 +19,23 @@ from api.console import mount as console
 from api.http_watch import HttpWatch, Observe
 from api.intake import Intake
 from api.limits import BodyLimit
-from api.routes import catalog, deliveries, gateway, jobs, logs, metrics, platform, results, scans, tasks, usage
+from api.routes import (
+    access,
+    catalog,
+    cohorts,
+    deliveries,
+    gateway,
+    jobs,
+    logs,
+    metrics,
+    platform,
+    results,
+    scans,
+    tasks,
+    usage,
+)
 from mhs_ray import __version__
+from mhs_ray.auth.buckets import Buckets
 from mhs_ray.domain.errors import MhsError
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
@@ -68,6 +83,9 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
             open_traces, core.settings.telemetry, core.keys.platform, "api", core.db
         )
         app.state.observe_http = peers.observe_http
+        auth = core.settings.auth
+        # Each replica counts for itself, and Serve spreads a client's requests over all of them.
+        app.state.rates = Buckets(auth.rate / core.settings.api.replicas, auth.burst)
         app.state.readiness = lambda: _readiness(core, peers)
         yield
         await app.state.intake.close()
@@ -86,7 +104,9 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
     errors.install(app)
     database_errors.install(app)
     openapi.install(app)
-    for module in (catalog, scans, tasks, jobs, logs, results, deliveries, usage, gateway, platform, metrics):
+    for module in (
+        access, catalog, scans, tasks, jobs, logs, results, cohorts, deliveries, usage, gateway, platform, metrics,
+    ):  # fmt: skip
         app.include_router(module.router)
     app.include_router(console.router)
     return app

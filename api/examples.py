@@ -42,7 +42,31 @@ _GEOJSON: Final = {
     ],
 }
 
+_CLIENT: Final[dict[str, Any]] = {
+    "id": "mhs-0f3c1a2b4d5e6f70", "company_id": 2, "name": "LIMS", "role": "Lab User", "created_by": "Ada Lovelace",
+    "created_at": _AT, "last_used_at": _LATER, "revoked_at": None,
+}  # fmt: skip
+_COMPANY: Final[dict[str, Any]] = {
+    "id": 2, "name": "North Lab", "external_id": "1052", "mhs_enabled": True, "max_active_jobs": None,
+    "has_webhook_secret": True, "created_at": _AT,
+}  # fmt: skip
+
 EXAMPLES: Final[dict[str, Any]] = {
+    "MeOut": {
+        "client_id": "mhs-0f3c1a2b4d5e6f70", "name": "LIMS", "role": "Lab User", "company_id": 2,
+        "company": "North Lab",
+    },
+    "ClientIn": {"name": "LIMS", "role": "Lab User"},
+    "ClientOut": _CLIENT,
+    "NewClientOut": {"client": _CLIENT, "client_secret": "shown this once"},
+    "WebhookSecretOut": {"secret": "whsec_2_shown-this-once"},
+    "CompanyIn": {"name": "North Lab", "external_id": "1052"},
+    "CompanyPatch": {"mhs_enabled": False},
+    "CompanyOut": _COMPANY,
+    "AuditOut": {
+        "id": 17, "at": _AT, "who": "Ada Lovelace", "client_id": "mhs-0f3c1a2b4d5e6f70", "action": "create image",
+        "target": "/v1/images/3",
+    },
     "InstanceTypeOut": {"name": "g4dn.xlarge", "vcpu": 4, "memory_gb": 16, "gpu": "T4", "vram_gb": 16},
     "ImageIn": {"name": "Mitosis detector"},
     "ImageVersionOut": _VERSION,

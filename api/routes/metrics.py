@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 @router.get("/metrics")
 async def metrics(request: Request, core: CoreDep) -> Response:
     """The platform's metrics in Prometheus' text format."""
-    await run_in_threadpool(_authorize, request, core)
+    await _authorize(request, core)
     parts: dict[str, str] = await request.app.state.readiness()
 
     def render() -> bytes:
@@ -38,18 +38,18 @@ async def metrics(request: Request, core: CoreDep) -> Response:
 
 
 @router.get("/metrics/nodes")
-def metrics_nodes(request: Request, core: CoreDep) -> list[dict[str, Any]]:
+async def metrics_nodes(request: Request, core: CoreDep) -> list[dict[str, Any]]:
     """Where Ray's nodes export theirs, as Prometheus' HTTP service discovery reads it."""
-    _authorize(request, core)
-    exporting = [n for n in request.app.state.nodes() if n["alive"] and n["metrics_port"]]
+    await _authorize(request, core)
+    exporting = [n for n in await run_in_threadpool(request.app.state.nodes) if n["alive"] and n["metrics_port"]]
     return [{"targets": [f"{n['address']}:{n['metrics_port']}"], "labels": {}} for n in exporting]
 
 
-def _authorize(request: Request, core: Core) -> None:
+async def _authorize(request: Request, core: Core) -> None:
     header = request.headers.get("authorization", "")
     # The token is a file's, so that metrics are there also while the database is away.
     if hmac.compare_digest(header.encode(), f"Bearer {core.keys.metrics}".encode()):
         return
-    who = caller(request, core)
+    who = await caller(request, core)
     if not isinstance(who, Principal) or who.role is not Role.OPERATOR:
         raise ForbiddenError("metrics are for operators, and for Prometheus with the token in keys/metrics-token")

@@ -13,12 +13,14 @@ from typing import Any, Final, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mhs_ray.actors.ahead import RayNodes
 from mhs_ray.actors.cluster import RayCluster, nodes
 from mhs_ray.actors.metrics import starts_counter
 from mhs_ray.actors.names import DISPATCHER, NAMESPACE, begin_soon, start_on_head
 from mhs_ray.actors.node import sweep_node
-from mhs_ray.actors.warm import prestart_worker
+from mhs_ray.actors.warm import prestart_worker, replace_worker
 from mhs_ray.attempt.order import Outcome
+from mhs_ray.dispatch.ahead import Ahead
 from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
@@ -35,6 +37,8 @@ T = TypeVar("T")
 _RECONCILE_S: Final = 10.0
 _SWEEP_S: Final = 60.0
 _DB_BACK_S: Final = 2.0
+_LOOK_S: Final = 0.5  # between looks ahead, however often somebody wakes us
+_COHORT_S: Final = 1.0
 
 
 class DispatcherShell:
@@ -46,7 +50,9 @@ class DispatcherShell:
         self._core = build_core_patiently(settings, Endpoints.load(settings.home))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cluster = RayCluster(settings.cluster, self._launched)
-        self._dispatcher = Dispatcher(self._core, self._cluster)
+        self._ahead = Ahead(self._core, RayNodes(settings.cluster), self._errand_done)
+        self._looking: asyncio.Task[None] | None = None
+        self._dispatcher = Dispatcher(self._core, self._cluster, prefer=self._ahead.prefer)
         self._wake = asyncio.Event()
         self._waiting: dict[AttemptKey, asyncio.Task[None]] = {}
         self._main: asyncio.Task[None] | None = None
@@ -105,10 +111,14 @@ class DispatcherShell:
                     self._sweep_now = False
                     await asyncio.to_thread(self._sweep)
                     next_sweep = now + _SWEEP_S
+                cohorts_at_work = await asyncio.to_thread(self._feed_cohorts)
                 while await asyncio.to_thread(self._dispatcher.dispatch):
                     pass
+                self._look_ahead()
                 await asyncio.to_thread(self._stop_unwanted)
                 pause = await asyncio.to_thread(self._pause)
+                if cohorts_at_work:  # a slide that ended makes room for the next one
+                    pause = min(pause, _COHORT_S)
             except Exception:
                 log.exception("the dispatcher could not work; it tries again")
                 pause = _DB_BACK_S
@@ -116,6 +126,22 @@ class DispatcherShell:
                 await asyncio.wait_for(self._wake.wait(), min(pause, max(0.05, next_reconcile - monotonic())))
             except TimeoutError:
                 continue
+
+    def _look_ahead(self) -> None:
+        """Have nodes fetch what comes next, beside the dispatching and never in its way."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        try:
+            await asyncio.to_thread(self._ahead.look)
+        except Exception:
+            log.exception("nothing is fetched ahead for now")
+        await asyncio.sleep(_LOOK_S)
+
+    def _errand_done(self) -> None:
+        assert self._loop is not None  # no errand is sent before `begin`
+        self._loop.call_soon_threadsafe(self._wake.set)
 
     async def _until_leading(self) -> None:
         """Stand by while another dispatcher works on this database."""
@@ -134,6 +160,13 @@ class DispatcherShell:
                 loop.call_soon_threadsafe(self._heard)
 
             self._listener = listen(self._core.db, heard)
+
+    def _feed_cohorts(self) -> bool:
+        try:
+            return self._core.cohorts.step()
+        except Exception:
+            log.exception("cohorts could not be gone on with; it is tried again")  # other jobs go on meanwhile
+            return True
 
     def _heard(self) -> None:
         self._wake.set()
@@ -194,6 +227,7 @@ class DispatcherShell:
             if await actor.started.remote():
                 await self._stored(self._dispatcher.started, key)
                 self._count_start(instance_type)
+                await asyncio.to_thread(self._ahead.started, key, node_id)
                 await asyncio.to_thread(self._warm, node_id)
 
     async def _stored(self, work: Callable[..., T], *args: Any) -> T:
@@ -214,7 +248,6 @@ class DispatcherShell:
     def _sweep(self) -> None:
         for node in nodes():
             if node["Alive"]:
-                prestart_worker(node)
                 _on(node["NodeID"], _sweep).remote(self._core.keys.platform)
 
 
@@ -224,6 +257,8 @@ def _on(node_id: str, task: Any) -> Any:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _sweep(platform: str) -> list[str]:
+    replace_worker()
+
     def alive() -> list[AttemptKey]:
         keys: list[AttemptKey] = ray.get(ray.get_actor(DISPATCHER, NAMESPACE).active.remote())
         return keys

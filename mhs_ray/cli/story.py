@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from rich.text import Text
 
@@ -101,7 +101,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _WIDEST else f"{text[:_WIDEST]}… ({len(text)} characters)"
 
 
-def show_results(results: dict[str, Any]) -> None:
+def show_results(results: w.Results) -> None:
     """Show what was found, a line per scan; the GeoJSON itself is for files."""
     if results["caseResults"]:
         output.facts({f"case {k}": v for k, v in results["caseResults"].items()})

@@ -25,6 +25,8 @@ class Keys:
     platform: str  # a short name that tells this platform's containers from another's on the same machine
     client_id: str
     client_secret: str = field(repr=False)
+    operator_id: str
+    operator_secret: str = field(repr=False)
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -58,4 +60,6 @@ def load_keys(folder: Path) -> Keys:
             platform=read("platform", secrets.token_hex(4).encode()).decode(),
             client_id=read("client-id", f"mhs-{secrets.token_hex(8)}".encode()).decode(),
             client_secret=read("client-secret", secrets.token_urlsafe(32).encode()).decode(),
+            operator_id=read("operator-id", f"mhs-{secrets.token_hex(8)}".encode()).decode(),
+            operator_secret=read("operator-secret", secrets.token_urlsafe(32).encode()).decode(),
         )

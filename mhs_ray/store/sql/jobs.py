@@ -22,7 +22,7 @@ from mhs_ray.store.sql import tables as t
 from mhs_ray.store.sql.attempts import record_end
 from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.scope import Page, Scoped
-from mhs_ray.store.sql.tasks import PRIORITY_RANK, insert_job
+from mhs_ray.store.sql.tasks import PRIORITY_RANK, insert_jobs
 from mhs_ray.store.sql.together import Together
 
 _PRIORITY = {rank: priority for priority, rank in PRIORITY_RANK.items()}
@@ -182,9 +182,8 @@ class Jobs:
             )  # fmt: skip
             values = {name: row._mapping[name] for name in kept}
             self._db.notify(conn)
-            return insert_job(
-                conn, {**values, "run": run + 1, "state": JobState.QUEUED, "created_by": by}, f"rerun of job {job_id}"
-            )
+            again = {**values, "run": run + 1, "state": JobState.QUEUED, "created_by": by}
+            return insert_jobs(conn, [again], f"rerun of job {job_id}")[0]
 
     # ------------------------------------------------------------ for the dispatcher
 
@@ -303,6 +302,16 @@ class Jobs:
         with self._db.read() as conn:
             moments = [conn.execute(query).scalar() for query in queries]
         return min((m for m in moments if m is not None), default=None)
+
+    def upcoming(self, limit: int, now: datetime) -> list[int]:
+        """Return the ids of jobs in the order they start: those that wait for a node, then the queue as claimed."""
+        waits = sa.select(t.jobs.c.id).where(_ACTIVE, t.jobs.c.state == JobState.WAITING)
+        with self._db.read() as conn:
+            waiting = [r.id for r in conn.execute(waits.order_by(t.jobs.c.priority, t.jobs.c.id).limit(limit))]
+            if len(waiting) >= limit:
+                return waiting
+            shares = _shares(conn, _active_jobs(conn)[0], now)
+            return waiting + choose(shares, limit - len(waiting), lambda c, n: _queue(conn, c, n, now))
 
     def row(self, job_id: int) -> sa.Row[Any]:
         """Return the raw row with what an attempt needs, sealed columns included."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mhs_ray.domain.instances import INSTANCE_TYPES
+from mhs_ray.domain.settings import CohortSettings
 
 PAGES = Path(__file__).resolve().parents[3] / "docs" / "operations"
 OURS = ("alerts", "backup", "capacity", "cost", "monitoring", "upgrade")
@@ -20,6 +21,7 @@ def test_the_cost_table_has_every_instance_type_and_its_sums_are_right() -> None
     assert [name for name, *_ in rows] == list(INSTANCE_TYPES)
     for name, gpu, hour, thousand in rows:
         assert gpu == INSTANCE_TYPES[name].gpu
+        assert float(hour) == CohortSettings().prices[name]
         assert float(thousand) == pytest.approx(float(hour) * 1000 * 3 / 60, abs=0.005)
 
 

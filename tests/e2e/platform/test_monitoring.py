@@ -15,7 +15,7 @@ def test_dashboards_and_rules_have_what_they_ask_for(platform: Platform, zoo: in
     if reason := why_no_prometheus():
         pytest.skip(reason)
     api = platform.endpoints["api_url"]
-    token = {"credentials_file": str(platform.home / "keys" / "metrics-token")}
+    token = {"type": "Bearer", "credentials_file": str(platform.home / "keys" / "metrics-token")}
     scrape = {
         "mhs": {"authorization": token, "static_configs": [{"targets": [api.removeprefix("http://")]}]},
         "ray": {"http_sd_configs": [{"url": f"{api}/metrics/nodes", "authorization": token, "refresh_interval": "1s"}]},

@@ -31,11 +31,10 @@ def main() -> int:
     endpoints = Endpoints.load(settings.home)
     open_database(settings, load_keys(settings.home / "keys")).close()
     ray.init(endpoints.ray_address, namespace=NAMESPACE, log_to_driver=False)
-    if upgrade:
-        retire(DISPATCHER)
-        retire(REGISTRAR)
-    start_dispatcher()
-    start_registrar()
+    for name, start in ((DISPATCHER, start_dispatcher), (REGISTRAR, start_registrar)):
+        if upgrade:
+            retire(name)
+        start()
     url = urlsplit(endpoints.api_url)
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,

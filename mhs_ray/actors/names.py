@@ -67,7 +67,8 @@ def retire(name: str, within_s: float = 60.0) -> None:
         actor = ray.get_actor(name, NAMESPACE)
     except ValueError:
         return
-    with contextlib.suppress(ray.exceptions.RayError):  # dead, stuck, or of a version that knows no better
+    # One that can be ended at any moment, or is of a version that knew no better, has no `retire`.
+    with contextlib.suppress(ray.exceptions.RayError, AttributeError):  # RayError: dead already, or stuck
         ray.get(actor.retire.remote(), timeout=within_s)
     ray.kill(actor)
     deadline = time.monotonic() + within_s

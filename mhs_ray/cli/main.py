@@ -20,6 +20,7 @@ from mhs_ray.cli import (
     platform,
     project,
     scans,
+    secrets,
     usage,
 )
 from mhs_ray.cli.command import EXIT_CODES, App, command
@@ -58,6 +59,7 @@ usage.add_to(app)
 backup.add_to(app)
 command(app, rich_help_panel="The platform on this machine")(demo.demo)
 project.add_to(app)
+secrets.add_to(app)
 app.add_typer(images.app, name="image", rich_help_panel="Making a model")
 app.add_typer(containers.app, name="container", rich_help_panel="Running models")
 app.add_typer(containers.algorithms, name="algorithm", rich_help_panel="Running models")

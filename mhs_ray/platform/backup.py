@@ -29,7 +29,8 @@ from mhs_ray import __version__
 from mhs_ray.domain.errors import BlobError, ConflictError, MhsError
 from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
-from mhs_ray.platform.keys import load_keys, write_private
+from mhs_ray.platform.keys import write_private
+from mhs_ray.platform.secrets import keys_of
 from mhs_ray.ports import BlobStore
 from mhs_ray.services.policy import open_blobs
 from mhs_ray.store.sql.database import Database
@@ -79,7 +80,7 @@ def backup(settings: Settings, folder: Path, say: Say, *, blobs: bool = True, im
     count = size = 0
     if blobs:
         say("copying the blobs")
-        count, size = _copy_blobs(open_blobs(settings, _NOWHERE, load_keys(settings.home / "keys")), folder)
+        count, size = _copy_blobs(open_blobs(settings, _NOWHERE, keys_of(settings)), folder)
     registry = settings.home / "registry"
     with_images = images and registry.is_dir()
     if with_images:
@@ -112,7 +113,7 @@ def restore(settings: Settings, folder: Path, say: Say) -> BackedUp:
     say("restoring the keys")
     shutil.copytree(folder / "keys", settings.home / "keys", dirs_exist_ok=True)
     (settings.home / "keys").chmod(0o700)
-    keys = load_keys(settings.home / "keys")
+    keys = keys_of(settings)
     taken_at = datetime.fromisoformat(manifest["taken_at"])
     db = Database(settings.sql_url, Vault(keys.vault))
     try:

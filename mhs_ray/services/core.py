@@ -15,10 +15,12 @@ from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 from mhs_ray.auth.clients import ClientVerifier, hash_secret
 from mhs_ray.auth.oidc import Outsiders
 from mhs_ray.auth.tokens import Tokens
+from mhs_ray.domain.errors import Fault, InvalidInputError
 from mhs_ray.domain.models import Role
-from mhs_ray.domain.settings import Settings
+from mhs_ray.domain.settings import RegistrySettings, Settings
 from mhs_ray.platform.endpoints import Endpoints
-from mhs_ray.platform.keys import Keys, load_keys
+from mhs_ray.platform.keys import Keys
+from mhs_ray.platform.secrets import keys_of, with_secrets
 from mhs_ray.ports import BlobStore, ImageRegistry
 from mhs_ray.registry.admission import AdmissionLimits
 from mhs_ray.registry.distribution import DistributionRegistry
@@ -100,14 +102,14 @@ def _first_clients(clients: Clients, keys: Keys) -> None:
 
 def open_database(settings: Settings, keys: Keys) -> Database:
     """Return the database, its schema up to date."""
-    db = Database(settings.sql_url, Vault(keys.vault))
+    db = Database(with_secrets(settings).sql_url, Vault(keys.vault))
     db.migrate()
     return db
 
 
 def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None] = lambda: None) -> Core:
     """Build the services. wake: tells the dispatcher that there is something to do."""
-    keys = load_keys(settings.home / "keys")
+    keys = keys_of(settings)
     db = open_database(settings, keys)
     clients = Clients(db)
     _first_clients(clients, keys)
@@ -120,12 +122,7 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
         REGISTRY_SERVICE,
         may_push=images.owned,
     )
-    registry = DistributionRegistry(
-        endpoints.registry,
-        registry_tokens,
-        AdmissionLimits(compressed=settings.registry.max_image),
-        Scanner(settings.registry.scanner) if settings.registry.scanner else None,
-    )
+    registry = _open_registry(settings.registry, endpoints.registry, registry_tokens)
     algorithms = AlgorithmService(Algorithms(db))
     s3 = S3Slides(settings.slides.s3_buckets, settings.blobs.endpoint_url, settings.blobs.region)
     scans = ScanService(Scans(db), blobs, url_policy(settings, endpoints), s3)
@@ -158,6 +155,32 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
             Cohorts(db), db, algorithms, scans, job_service, SlideCheck(url_policy(settings, endpoints), s3, scans),
             settings.cohorts, settings.host, wake,
         ),
+    )  # fmt: skip
+
+
+def _open_registry(settings: RegistrySettings, here: str, tokens: RegistryTokens) -> ImageRegistry:
+    """Return the registry that the settings name. here: the address of this machine's own."""
+    limits = AdmissionLimits(compressed=settings.max_image)
+    scanner = Scanner(settings.scanner) if settings.scanner else None
+    if settings.kind == "distribution":
+        tls = settings.tls and settings.address is not None
+        return DistributionRegistry(settings.address or here, tokens, limits, scanner, tls=tls)
+    if settings.address is None or settings.role is None:
+        raise InvalidInputError(
+            [
+                Fault(f"MHS_REGISTRY__{name}", f"is needed with MHS_REGISTRY__KIND=ecr: {what}")
+                for name, value, what in (
+                    ("ADDRESS", settings.address, "ACCOUNT.dkr.ecr.REGION.amazonaws.com"),
+                    ("ROLE", settings.role, "the ARN of the role that pushes and pulls are cut from"),
+                )
+                if value is None
+            ]
+        )
+    from mhs_ray.registry.ecr import EcrRegistry  # boto3 takes long to import
+
+    return EcrRegistry(
+        settings.address, settings.role, prefix=settings.prefix, limits=limits, scanner=scanner,
+        max_severity=settings.max_severity, tls=settings.tls,
     )  # fmt: skip
 
 

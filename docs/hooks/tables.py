@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from datetime import timedelta
 from typing import Any, Final
 
@@ -29,7 +30,8 @@ def settings() -> str:
     for name, field in s.Settings.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            sections.append((kind.__name__.removesuffix("Settings"), kind, f"MHS_{name.upper()}__"))
+            title = {"api": "API"}.get(name, name.capitalize())
+            sections.append((title, kind, f"MHS_{name.upper()}__"))
     body = "\n\n".join(_section(*each) for each in sections)
     rows = [(f"`{name}`", _CLIENT.get(name, "")) for name in sorted(s.CLIENT_VARIABLES)]
     return f"""# Settings
@@ -46,16 +48,36 @@ lists JSON (`["a", "b"]`). What they are on a machine: `mhs doctor --settings`.
 """
 
 
+_PLAIN: Final = {
+    "home": "where everything is kept",
+    "engine": "`auto`: podman where it works, else Docker",
+    "docker_host": "Docker's address, `unix://…`; `DOCKER_HOST` counts too",
+    "database_url": "PostgreSQL instead of SQLite",
+}
+
+
 def _section(title: str, kind: type[BaseModel], prefix: str) -> str:
-    said = remarks(kind)
+    about, said = _described(kind)
     rows = []
     for name, field in kind.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             continue
-        rows.append((f"`{prefix}{name.upper()}`", _type(field.annotation), _default(field), said.get(name, "")))
-    return f"## {title}\n\n{inspect.cleandoc(kind.__doc__ or '')}\n\n" + table(
-        ("variable", "type", "default", "note"), rows
-    )
+        notes = (said.get(name), remarks(kind).get(name), _PLAIN.get(name) if kind is s.Settings else None)
+        note = "; ".join(n for n in notes if n)
+        rows.append((f"`{prefix}{name.upper()}`", _type(field.annotation), _default(field), note))
+    return f"## {title}\n\n{about}\n\n" + table(("variable", "type", "default", "note"), rows)
+
+
+def _described(kind: type[BaseModel]) -> tuple[str, dict[str, str]]:
+    """Return what a section's docstring says of all of it, and of each field (``name, name: text``)."""
+    text = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
+    names = "|".join(kind.model_fields)
+    parts = re.split(rf"(?:^|(?<=[.;]) )((?:{names})(?:, (?:{names}))*): ", text)
+    said = {}
+    for who, what in zip(parts[1::2], parts[2::2], strict=True):
+        for name in who.split(", "):
+            said[name] = what.strip().rstrip(".;")
+    return parts[0].strip(), said
 
 
 def _type(kind: Any) -> str:
@@ -85,6 +107,8 @@ def _default(field: Any) -> str:
         return f"`{TypeAdapter(timedelta).dump_python(value, mode='json')}`"
     if isinstance(value, tuple):
         return "`[]`" if not value else f"`{list(value)}`"
+    if value == "":
+        return "empty"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -37,6 +37,7 @@ check: setup  ## format, lint, types, import rules: what CI and pre-commit run
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy --explicit-package-bases docs/hooks
 	@$(BIN)/lint-imports
 
 fmt: setup  ## format and mend what can be mended

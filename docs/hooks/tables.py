@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ByteSize, SecretStr, TypeAdapter
@@ -26,7 +27,7 @@ _CLIENT: Final = {
 
 def settings() -> str:
     """Return the page of settings."""
-    sections = [("Platform", s.Settings, "MHS_")]
+    sections: list[tuple[str, type[BaseModel], str]] = [("Platform", s.Settings, "MHS_")]
     for name, field in s.Settings.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -97,7 +98,7 @@ def _type(kind: Any) -> str:
 
 def _default(field: Any) -> str:
     if field.default_factory is not None:
-        return "see `MHS_HOME` below" if field.annotation is not s.Path else "`/var/lib/mhs` for root, else `~/.mhs`"
+        return "`/var/lib/mhs` for root, else `~/.mhs`" if field.annotation is Path else "made at the start"
     value = field.default
     if value is None or isinstance(value, SecretStr):
         return "not set"

@@ -14,7 +14,7 @@ from mhs_ray.actors.names import NAMESPACE
 from mhs_ray.actors.registrar import start_registrar
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
-from mhs_ray.platform.keys import load_keys
+from mhs_ray.platform.secrets import keys_of
 from mhs_ray.services.core import open_database
 
 
@@ -23,8 +23,8 @@ def main() -> int:
     import importlib
 
     settings = load_settings()
-    endpoints = Endpoints.load(settings.home)
-    open_database(settings, load_keys(settings.home / "keys")).close()
+    endpoints = Endpoints.of(settings)
+    open_database(settings, keys_of(settings)).close()
     ray.init(endpoints.ray_address, namespace=NAMESPACE, log_to_driver=False)
     start_dispatcher()
     start_registrar()

@@ -15,7 +15,6 @@ from mhs_ray.engines.pause import ensure_pause_image
 from mhs_ray.engines.reaper import reap
 from mhs_ray.engines.select import pick_engine
 from mhs_ray.platform.endpoints import Endpoints
-from mhs_ray.platform.keys import load_keys
 from mhs_ray.sandbox.audit.gate import Gate
 from mhs_ray.sandbox.routes import direct_routes
 from mhs_ray.sandbox.scratch import remove_folder
@@ -46,8 +45,7 @@ def open_quietly() -> None:
 @functools.cache
 def _open_node() -> Node:
     settings = load_settings()
-    endpoints = Endpoints.load(settings.home)
-    keys = load_keys(settings.home / "keys")
+    endpoints = Endpoints.of(settings)
     folder = settings.node_dir
     folder.mkdir(parents=True, exist_ok=True)
     engine = pick_engine(settings.engine, docker_host=settings.docker_host, folder=folder / "engine")
@@ -63,7 +61,7 @@ def _open_node() -> Node:
         name=socket.gethostname(),
         engine=engine,
         cache=cache,
-        blobs=open_blobs(settings, endpoints, keys),
+        blobs=open_blobs(settings, endpoints),  # in S3: a node then needs no key of the platform
         folder=folder,
         pause_image=ensure_pause_image(engine),
         jobs=settings.jobs,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from mhs_ray.client.access import AccessCalls
 from mhs_ray.client.blocking import blocking, blocking_each, run
 from mhs_ray.client.catalog import CatalogCalls
 from mhs_ray.client.http import Http, connection
@@ -20,7 +21,7 @@ from mhs_ray.domain.settings import client_environment
 __all__ = ["AsyncClient", "Client", "is_final"]
 
 
-class _AllCalls(CatalogCalls, ScanCalls, JobCalls, ResultCalls):
+class _AllCalls(CatalogCalls, ScanCalls, JobCalls, ResultCalls, AccessCalls):
     """Every call of the API."""
 
 
@@ -142,6 +143,19 @@ class Client:
     delivery = blocking(JobCalls.delivery)
     retry_delivery = blocking(JobCalls.retry_delivery)
     discard_delivery = blocking(JobCalls.discard_delivery)
+
+    me = blocking(AccessCalls.me)
+    clients = blocking(AccessCalls.clients)
+    create_client = blocking(AccessCalls.create_client)
+    revoke_client = blocking(AccessCalls.revoke_client)
+    companies = blocking(AccessCalls.companies)
+    create_company = blocking(AccessCalls.create_company)
+    update_company = blocking(AccessCalls.update_company)
+    create_webhook_secret = blocking(AccessCalls.create_webhook_secret)
+    remove_webhook_secret = blocking(AccessCalls.remove_webhook_secret)
+    audit = blocking_each(AccessCalls.audit)
+    usage = blocking(AccessCalls.usage)
+    save_usage = blocking(AccessCalls.save_usage)
 
 
 def _connection(url: str | None, client_id: str | None, client_secret: str | None) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Http:
                     raise unreachable(self.url, error) from None
                 wait = pause * random.uniform(0.75, 1.25)
             else:
-                if answer.status_code != 503 or not left or "retry-after" not in answer.headers:
+                if answer.status_code not in (429, 503) or not left or "retry-after" not in answer.headers:
                     return checked(answer)
                 wait = _retry_after(answer)
             log.debug("%s %s is sent again in %.1f s", method, path, wait)

@@ -247,3 +247,25 @@ class LogLine:
     at: str
     source: str
     text: str
+
+
+class DayUsage(TypedDict):
+    """What a company used of an instance type in attempts that ended on a day (UTC)."""
+
+    day: str
+    company_id: int
+    company: str
+    instance_type: str
+    attempts: int
+    jobs: int
+    failed: int
+    gpu_s: float
+    platform_gpu_s: float
+
+
+class Usage(TypedDict):
+    """Usage from one day to another, both included."""
+
+    since: str
+    until: str
+    items: list[DayUsage]

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
-from mhs_ray.platform.keys import Keys, load_keys
+from mhs_ray.platform.keys import Keys
 from mhs_ray.platform.logs import configure_logging
 from mhs_ray.platform.processes import Keeper, Service
+from mhs_ray.platform.secrets import keys_of
 from mhs_ray.registry.server import RegistryServer
 from mhs_ray.services.policy import REGISTRY_ISSUER, REGISTRY_SERVICE, blob_server_config
 
@@ -37,7 +38,7 @@ def registry_server(home_keys: Keys, endpoints: Endpoints) -> RegistryServer:
 def services() -> list[Service]:
     """Return what runs beside Ray on this machine."""
     settings = load_settings()
-    keys, endpoints = load_keys(settings.home / "keys"), Endpoints.load(settings.home)
+    keys, endpoints = keys_of(settings), Endpoints.load(settings.home)
     logs = settings.home / "logs"
     logs.mkdir(exist_ok=True, mode=0o700)
     found: list[Service] = []

@@ -22,14 +22,22 @@ from mhs_ray.domain.errors import ConflictError, MhsError
 from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.haproxy import haproxy_environment
-from mhs_ray.platform.keys import Keys, load_keys, write_private
+from mhs_ray.platform.keys import Keys, write_private
 from mhs_ray.platform.ports import choose_ports
 from mhs_ray.platform.processes import alive, end, end_all
+from mhs_ray.platform.secrets import keys_of
 
 log = logging.getLogger(__name__)
 
 _READY_S: Final = 180.0
 _END_ROUNDS: Final = 5
+NODE_HEALTH: Final = {
+    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_timeout_ms": "4000",
+    "RAY_health_check_failure_threshold": "4",
+}
+"""For the environment of Ray's head: a node that went silent is given up after 24 s; Ray's own values make it 65."""
+
 _MARK: Final = "RAY_MHS_TEMP"  # in the environment of every process that Ray starts
 Say = Callable[[str], None]
 
@@ -76,7 +84,7 @@ def up(settings: Settings, say: Say) -> Endpoints:
             return endpoints
         if known is not None:
             down(settings, say, locked=True)
-        return _start(settings, load_keys(settings.home / "keys"), say)
+        return _start(settings, keys_of(settings), say)
 
 
 def _start(settings: Settings, keys: Keys, say: Say) -> Endpoints:
@@ -130,6 +138,7 @@ def ray_environment(settings: Settings, keys: Keys) -> dict[str, str]:
         "RAY_DEDUP_LOGS": "0",
         "RAY_preload_python_modules": "mhs_ray.actors.preload",
         "RAY_ENABLE_RECORD_ACTOR_TASK_LOGGING": "1",
+        **NODE_HEALTH,
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
     }
 
@@ -218,7 +227,7 @@ def remove_containers(settings: Settings) -> None:
     from mhs_ray.engines.select import pick_engine
     from mhs_ray.sandbox.scratch import sweep
 
-    platform = load_keys(settings.home / "keys").platform
+    platform = keys_of(settings).platform
     try:
         engine = pick_engine(settings.engine, docker_host=settings.docker_host)
         reap(engine, f"{labels.PLATFORM}={platform}", keep=lambda _container: False)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.keys import Keys
+from mhs_ray.platform.secrets import keys_of
 from mhs_ray.ports import BlobStore
 from mhs_ray.slides.url_guard import UrlPolicy
 from mhs_ray.store.blobs.local import LocalBlobs, LocalLimits
@@ -23,14 +24,15 @@ def url_policy(settings: Settings, endpoints: Endpoints) -> UrlPolicy:
     single = settings.cluster.placement == "single"
     return UrlPolicy(
         allow_private=settings.slides.allow_private,
-        allow_hosts=frozenset({own, *settings.slides.allow_hosts}),
+        allow_hosts=frozenset({own, *settings.slides.allow_hosts} - {""}),
         file_roots=settings.slides.path_roots or ((Path("/"),) if single else ()),
     )
 
 
-def open_blobs(settings: Settings, endpoints: Endpoints, keys: Keys) -> BlobStore:
-    """Return the blob store that the settings name."""
+def open_blobs(settings: Settings, endpoints: Endpoints, keys: Keys | None = None) -> BlobStore:
+    """Return the blob store that the settings name. keys: given where they are at hand; else asked for if needed."""
     if settings.blobs.kind == "local":
+        keys = keys or keys_of(settings)
         limits = LocalLimits(quota_bytes=settings.blobs.quota, min_free_bytes=settings.blobs.min_free)
         return LocalBlobs(settings.home / "blobs", endpoints.blobs_url, keys.blobs, limits)
     from mhs_ray.store.blobs.s3 import S3Blobs  # boto3 takes long to import

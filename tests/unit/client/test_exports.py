@@ -32,13 +32,15 @@ def test_the_exported_names_are_these() -> None:
 
 def test_the_clients_methods_are_these() -> None:
     assert sorted(public(Client)) == [
-        "add_scan", "add_scan_upload", "algorithm", "algorithms", "cancel", "close", "container", "containers",
-        "create_algorithm", "create_container", "create_image", "delete_algorithm", "delete_container", "delete_image",
-        "delete_scan", "deliveries", "delivery", "discard_delivery", "features", "follow_log", "geodataframe", "health",
-        "image", "image_versions", "images", "instance_types", "job", "job_events", "job_results", "jobs", "log",
-        "pause", "push_instructions", "rename_image", "rerun", "results_table", "retry_delivery", "save_debug_file",
-        "save_results", "scan", "scan_url", "scans", "submit", "task", "task_results", "tasks", "update_algorithm",
-        "update_container", "wait", "wait_for_image",
+        "add_scan", "add_scan_upload", "algorithm", "algorithms", "audit", "cancel", "clients", "close", "companies",
+        "container", "containers", "create_algorithm", "create_client", "create_company", "create_container",
+        "create_image", "create_webhook_secret", "delete_algorithm", "delete_container", "delete_image",
+        "delete_scan", "deliveries", "delivery", "discard_delivery", "features", "follow_log", "geodataframe",
+        "health", "image", "image_versions", "images", "instance_types", "job", "job_events", "job_results", "jobs",
+        "log", "me", "pause", "push_instructions", "remove_webhook_secret", "rename_image", "rerun", "results_table",
+        "retry_delivery", "revoke_client", "save_debug_file", "save_results", "save_usage", "scan", "scan_url",
+        "scans", "submit", "task", "task_results", "tasks", "update_algorithm", "update_company", "update_container",
+        "usage", "wait", "wait_for_image",
     ]  # fmt: skip
 
 

@@ -30,6 +30,17 @@ _JOB: Final[dict[str, Any]] = {
     "node": "gpu-node-1", "failure": _FAILURE, "resources": {"cpu_s": 61.5, "memory_peak_bytes": 17_072_495_001},
     **_BY, "started_at": _AT, "ended_at": _LATER, "queue_position": None,
 }  # fmt: skip
+_REPLAY: Final[dict[str, Any]] = {
+    "job_id": 42, "state": "succeeded", "failure_code": None, "task_id": "185714", "scan_id": "8946136",
+    "host": "app.techcyte.com", "instance_type": "g4dn.xlarge", "time_limit_s": 5400,
+    "image": {
+        "reference": f"registry.example.com/trusted/3@{_DIGEST}", "registry": "registry.example.com",
+        "repository": "trusted/3", "digest": _DIGEST, "username": "AWS", "password": "…", "tls": True,
+    },
+    "env": [*_ENV, {"name": "LICENCE", "value": None, "secret": True}],
+    "slide": {"name": "biopsy.svs", "sha256": ["5f70bf18a0"], "url": None, "path": "/slides/a.svs"},
+    "results_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+}  # fmt: skip
 _SUBMITTED: Final = {"task_id": "185714", "job_ids": [42], "created": True}
 _GEOJSON: Final = {
     "type": "FeatureCollection",
@@ -147,6 +158,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "algorithm_id": 2, "algorithm_name": "Mitosis count", "origin": "techcyte", "priority": "clinical",
         "description": "", **_BY, "jobs": [_JOB],
     },
+    "ReplayOut": _REPLAY,
     "JobOut": _JOB,
     "JobEventOut": {
         "seq": 311, "attempt": 1, "event": "placed", "state": "preparing", "at": _AT, "node": "gpu-node-1", "cause": "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -108,6 +109,8 @@ def _default(field: Any) -> str:
         return f"`{TypeAdapter(timedelta).dump_python(value, mode='json')}`"
     if isinstance(value, tuple):
         return "`[]`" if not value else f"`{list(value)}`"
+    if isinstance(value, dict):
+        return f"`{json.dumps(value)}`"
     if value == "":
         return "empty"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

@@ -391,6 +391,14 @@ class FailureOut(Wire):
     exit_code: int | None
 
 
+class TileProgressOut(Wire):
+    """How far a container's tile feed is."""
+
+    done: int
+    planned: int
+    left_s: float | None = Field(None, description="seconds left, if it goes on so")
+
+
 class JobOut(Wire):
     """One container on one scan of a task."""
 
@@ -415,6 +423,7 @@ class JobOut(Wire):
     ended_at: datetime | None
     queue_position: int | None = None
     expected_wait_s: float | None = Field(None, description="while queued: if things go on as they went lately")
+    tiles: TileProgressOut | None = Field(None, description="of a container that is fed tiles; not in lists")
 
     @classmethod
     def of(cls, j: m.Job, queue_position: int | None = None, expected_wait: timedelta | None = None) -> JobOut:

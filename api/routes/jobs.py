@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 from api import schemas as s
 from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, IdQuery, LimitQuery, TextQuery, WhoDep, WriterDep, page_out, problems
+from mhs_ray.attempt.tiles import read_progress
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.failures import FailureClass
 from mhs_ray.domain.ids import parse_id
@@ -63,7 +64,10 @@ def get_job(core: CoreDep, who: WhoDep, job_id: IdPath) -> s.JobOut:
     job = core.jobs.jobs.get(who.company_id, job_id)
     position = core.jobs.jobs.queue_position(job_id) if job.state is JobState.QUEUED else None
     wait = core.jobs.jobs.expected_wait(who.company_id, position) if position is not None else None
-    return s.JobOut.of(job, position, wait)
+    out = s.JobOut.of(job, position, wait)
+    if job.attempt and (tiles := read_progress(core.blobs, job_id, job.attempt)):
+        out.tiles = s.TileProgressOut.model_validate(tiles)
+    return out
 
 
 @router.get("/v1/jobs/{job_id}/events", tags=["jobs"], summary="Tell a job's story", responses=problems(404))

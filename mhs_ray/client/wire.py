@@ -132,6 +132,7 @@ class Job(TypedDict):
     started_at: str | None
     ended_at: str | None
     queue_position: int | None
+    tiles: dict[str, Any] | None
 
 
 class Task(TypedDict):

@@ -111,7 +111,7 @@ class Tasks:
             }  # fmt: skip
             job_ids.append(insert_job(conn, job, "submitted"))
         row = conn.execute(sa.select(t.tasks).where(t.tasks.c.id == task_id)).one()
-        add_entry(conn, s.company_id, s.by, s.client_id, "create task", f"task {row.number} ({len(job_ids)} jobs)")
+        add_entry(conn, s.company_id, s.by, s.client_id, "create task", _told(row.number, job_ids))
         self._db.notify(conn)
         return Submitted(_task(row), tuple(job_ids), created=True)
 
@@ -299,3 +299,7 @@ def _task(row: sa.Row[Any]) -> Task:
         row.id, row.company_id, row.number, row.case_number, row.algorithm_id, row.algorithm_name, row.origin,
         Priority(row.priority), row.description, row.created_by, row.created_at, row.triage_category, row.triage_score,
     )  # fmt: skip
+
+
+def _told(number: int, job_ids: Sequence[int]) -> str:
+    return f"task {number} (job {job_ids[0]})" if len(job_ids) == 1 else f"task {number} ({len(job_ids)} jobs)"

@@ -18,7 +18,7 @@ from mhs_ray.attempt.logbook import LogWriter
 from mhs_ray.attempt.order import AttemptOrder, ContainerExit, Outcome
 from mhs_ray.attempt.prepare import failure_of, prepare, slide_files
 from mhs_ray.attempt.pulled import PulledImages
-from mhs_ray.attempt.tiles import TileFeedProcess
+from mhs_ray.attempt.tiles import TileFeedProcess, progress_key
 from mhs_ray.domain.env import merge_env
 from mhs_ray.domain.errors import BlobError, EngineError, ExecError, MhsError
 from mhs_ray.domain.instances import INSTANCE_TYPES
@@ -168,7 +168,7 @@ class AttemptRunner:
             if spec is not None:
                 series = file if packed is None else ready.slide.path
                 threads = INSTANCE_TYPES[order.instance_type].vcpu
-                self._feed = TileFeedProcess(series, spec, work / "tiles", threads, writer.say)
+                self._feed = TileFeedProcess(series, spec, work / "tiles", threads, writer.say, self._tell_progress)
                 stack.enter_context(self._feed)
             ended = self._start(writer, sandbox, contract)
             self._keep_debug_file(sandbox, writer)
@@ -235,6 +235,11 @@ class AttemptRunner:
         if not self._ended.is_set():
             with suppress(EngineError):
                 self._node.engine.stop(self._order.container_name, self._node.jobs.stop_grace.total_seconds())
+
+    def _tell_progress(self, progress: dict[str, Any]) -> None:
+        # A full store costs the progress only, and the next telling is seconds away.
+        with suppress(BlobError):
+            self._node.blobs.put(progress_key(self._order.job_id, self._order.attempt), json.dumps(progress).encode())
 
     def _keep_debug_file(self, sandbox: Sandbox, writer: LogWriter) -> None:
         file = sandbox.debug_file

@@ -26,6 +26,7 @@ PAGES = {
     "/console/jobs": "Jobs and Logs",
     "/console/jobs/{succeeded}": "Job",
     "/console/jobs/{failed}": "Job",
+    "/console/access": "Access",
 }
 
 

@@ -85,8 +85,19 @@ def _on_ray() -> tuple[Core, Peers]:
     configure_logging(settings)
     if settings.cluster.placement == "single":
         keep_replica_on_loopback()
+    if settings.api.internal_url is not None:
+        _start_actors()
     wake, pushed, ping = ray_peers()
     return build_core_patiently(settings, Endpoints.of(settings), wake), Peers(wake, pushed, ping, ray_nodes)
+
+
+def _start_actors() -> None:
+    """On a cluster `serve deploy` is all that is called: whichever replica is first starts what stands beside them."""
+    from mhs_ray.actors.dispatcher import start_dispatcher
+    from mhs_ray.actors.registrar import start_registrar
+
+    start_dispatcher()
+    start_registrar()
 
 
 async def _readiness(core: Core, peers: Peers) -> dict[str, str]:

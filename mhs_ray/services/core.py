@@ -101,7 +101,7 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
         REGISTRY_SERVICE,
         may_push=images.owned,
     )
-    registry = _open_registry(settings.registry, endpoints.registry, registry_tokens)
+    registry = open_registry(settings.registry, endpoints.registry, registry_tokens)
     return Core(
         settings=settings,
         endpoints=endpoints,
@@ -125,7 +125,7 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
     )
 
 
-def _open_registry(settings: RegistrySettings, here: str, tokens: RegistryTokens) -> ImageRegistry:
+def open_registry(settings: RegistrySettings, here: str, tokens: RegistryTokens) -> ImageRegistry:
     """Return the registry that the settings name. here: the address of this machine's own."""
     limits = AdmissionLimits(compressed=settings.max_image)
     scanner = Scanner(settings.scanner) if settings.scanner else None

@@ -18,7 +18,8 @@ WORDS = [
     ("quota", 'pods "gpu-x" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1'),
     ("busy", "(RequestLimitExceeded): Request limit exceeded."),
     ("right", "(UnauthorizedOperation): You are not authorized to perform this operation. User: "
-     "arn:aws:sts::1:assumed-role/mhs-head/i-1 is not authorized to perform: iam:PassRole on resource: arn:aws:iam::1:role/mhs-node"),
+     "arn:aws:sts::1:assumed-role/mhs-head/i-1 is not authorized to perform: iam:PassRole "
+     "on resource: arn:aws:iam::1:role/mhs-node"),
     ("cluster file", "(InvalidAMIID.NotFound): The image id '[ami-x]' does not exist"),
     ("cluster file", "(InvalidParameterValue): Value (mhs-nod) for parameter iamInstanceProfile.name is invalid."),
     ("credentials", "(ExpiredToken): The security token included in the request is expired"),

@@ -6,19 +6,32 @@ Each part of the platform is handed its own section.
 
 from __future__ import annotations
 
+import difflib
 import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mhs_ray.domain.errors import Fault, InvalidInputError
+from mhs_ray.domain.instances import INSTANCE_TYPES
 
 
 def _bytes(text: str) -> ByteSize:
     return ByteSize._validate(text, None)  # type: ignore[arg-type]
+
+
+def _known_type(name: str) -> str:
+    if name not in INSTANCE_TYPES:
+        near = difflib.get_close_matches(name, INSTANCE_TYPES, 1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(INSTANCE_TYPES)}"
+        raise ValueError(f"{name} is no instance type; {meant}")
+    return name
+
+
+InstanceTypeName = Annotated[str, AfterValidator(_known_type)]
 
 
 class _Section(BaseModel):
@@ -48,6 +61,7 @@ class BlobSettings(_Section):
     bucket: str = "mhs"
     prefix: str = ""
     endpoint_url: str | None = None
+    public_endpoint_url: str | None = None  # the same as those who are given signed URLs reach it
     region: str = "us-east-1"
     quota: ByteSize = _bytes("1TiB")
     min_free: ByteSize = _bytes("2GiB")
@@ -133,7 +147,7 @@ class ClusterSettings(_Section):
     placement: Literal["single", "label"] = "single"
     declared_gpus: int = Field(1, ge=1)  # GPUs that Ray is told of on a single machine that shows none
     max_waiting: int = Field(8, ge=1)  # attempts that wait for a node at a time: what the autoscaler sees
-    instance_types: tuple[str, ...] = ()  # `label`: types that the autoscaler can start
+    instance_types: tuple[InstanceTypeName, ...] = ()  # `label`: types that the autoscaler can start
     dashboard_port: int = Field(8265, ge=0, le=65535)
     gcs_port: int = Field(0, ge=0, le=65535)
 

@@ -88,3 +88,8 @@ def test_dockers_own_variable_is_taken_where_ours_is_not_set(monkeypatch: pytest
     assert load_settings().docker_host == "unix:///run/d.sock"
     monkeypatch.setenv("MHS_DOCKER_HOST", "unix:///run/e.sock")
     assert load_settings().docker_host == "unix:///run/e.sock"
+
+
+def test_a_misspelt_instance_type_is_told_with_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MHS_CLUSTER__INSTANCE_TYPES", '["g5.2xlrge"]')
+    assert "did you mean g5.2xlarge?" in _faults()["MHS_CLUSTER__INSTANCE_TYPES__0"]

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api import schemas as s
+from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, IdQuery, LimitQuery, TextQuery, WhoDep, WriterDep, page_out, problems
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.failures import FailureClass
@@ -15,7 +16,7 @@ from mhs_ray.domain.ids import parse_id
 from mhs_ray.domain.states import JobState
 from mhs_ray.store.sql.jobs import JobFilter
 
-router = APIRouter(responses=problems())
+router = APIRouter(route_class=AuditedRoute, responses=problems())
 
 
 @router.get("/v1/jobs", tags=["jobs"], summary="List jobs")

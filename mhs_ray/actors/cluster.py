@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 from ray._private.state import actors
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mhs_ray.actors.attempt import AttemptActor
 from mhs_ray.actors.names import NAMESPACE, attempt_key, attempt_name
@@ -37,9 +38,17 @@ class RayCluster:
         here = {node["Labels"].get(LABEL) for node in nodes() if node["Alive"]}
         return instance_type in here or instance_type in self._settings.instance_types
 
-    def launch(self, key: AttemptKey, label: str, instance_type: str) -> None:
-        """Create the attempt's actor; Ray queues it until a GPU on a fitting node is free."""
+    def launch(self, key: AttemptKey, label: str, instance_type: str, prefer: str | None = None) -> None:
+        """Create the attempt's actor; Ray queues it until a GPU on a fitting node is free.
+
+        prefer: given only while a GPU is free there. Attempts that wait are to be alike for Ray, which keeps the
+        order only of those that are.
+        """
         options: dict[str, Any] = {}
+        if prefer is not None:
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
+                prefer, soft=True, _spill_on_unavailable=True
+            )
         if self._settings.placement == "label":
             options["label_selector"] = {LABEL: instance_type}
         actor = AttemptActor.options(

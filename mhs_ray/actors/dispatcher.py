@@ -13,11 +13,14 @@ from typing import Any, Final, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mhs_ray.actors.ahead import RayNodes
 from mhs_ray.actors.cluster import RayCluster, nodes
+from mhs_ray.actors.metrics import starts_counter
 from mhs_ray.actors.names import DISPATCHER, NAMESPACE, begin_soon, start_on_head
 from mhs_ray.actors.node import sweep_node
-from mhs_ray.actors.warm import prestart_worker
+from mhs_ray.actors.warm import prestart_worker, replace_worker
 from mhs_ray.attempt.order import Outcome
+from mhs_ray.dispatch.ahead import Ahead
 from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
@@ -25,6 +28,7 @@ from mhs_ray.platform.logs import configure_logging
 from mhs_ray.services.core import build_core_patiently, build_courier
 from mhs_ray.store.sql.lead import Lead
 from mhs_ray.store.sql.listen import Listener, listen
+from mhs_ray.telemetry.traces import open_traces
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,8 @@ T = TypeVar("T")
 _RECONCILE_S: Final = 10.0
 _SWEEP_S: Final = 60.0
 _DB_BACK_S: Final = 2.0
+_LOOK_S: Final = 0.5  # between looks ahead, however often somebody wakes us
+_COHORT_S: Final = 1.0
 
 
 class DispatcherShell:
@@ -44,14 +50,18 @@ class DispatcherShell:
         self._core = build_core_patiently(settings, Endpoints.of(settings))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cluster = RayCluster(settings.cluster, self._launched)
-        self._dispatcher = Dispatcher(self._core, self._cluster)
+        self._ahead = Ahead(self._core, RayNodes(settings.cluster), self._errand_done)
+        self._looking: asyncio.Task[None] | None = None
+        self._dispatcher = Dispatcher(self._core, self._cluster, prefer=self._ahead.prefer)
         self._wake = asyncio.Event()
         self._waiting: dict[AttemptKey, asyncio.Task[None]] = {}
         self._main: asyncio.Task[None] | None = None
         self._sweep_now = False
         self._lead = Lead(self._core.db)
         self._listener: Listener | None = None
-        self._courier = build_courier(self._core)
+        self._count_start = starts_counter()
+        self._traces = open_traces(settings.telemetry, self._core.keys.platform, "dispatcher", self._core.db)
+        self._courier = build_courier(self._core, self._traces.delivered if self._traces else lambda *_: None)
         if self._courier is not None:
             self._courier.start()
         begin_soon(DISPATCHER)
@@ -92,10 +102,14 @@ class DispatcherShell:
                     self._sweep_now = False
                     await asyncio.to_thread(self._sweep)
                     next_sweep = now + _SWEEP_S
+                cohorts_at_work = await asyncio.to_thread(self._feed_cohorts)
                 while await asyncio.to_thread(self._dispatcher.dispatch):
                     pass
+                self._look_ahead()
                 await asyncio.to_thread(self._stop_unwanted)
                 pause = await asyncio.to_thread(self._pause)
+                if cohorts_at_work:  # a slide that ended makes room for the next one
+                    pause = min(pause, _COHORT_S)
             except Exception:
                 log.exception("the dispatcher could not work; it tries again")
                 pause = _DB_BACK_S
@@ -103,6 +117,22 @@ class DispatcherShell:
                 await asyncio.wait_for(self._wake.wait(), min(pause, max(0.05, next_reconcile - monotonic())))
             except TimeoutError:
                 continue
+
+    def _look_ahead(self) -> None:
+        """Have nodes fetch what comes next, beside the dispatching and never in its way."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        try:
+            await asyncio.to_thread(self._ahead.look)
+        except Exception:
+            log.exception("nothing is fetched ahead for now")
+        await asyncio.sleep(_LOOK_S)
+
+    def _errand_done(self) -> None:
+        assert self._loop is not None  # no errand is sent before `begin`
+        self._loop.call_soon_threadsafe(self._wake.set)
 
     async def _until_leading(self) -> None:
         """Stand by while another dispatcher works on this database."""
@@ -112,6 +142,8 @@ class DispatcherShell:
                 log.warning("another dispatcher leads, or the database is away; this one stands by")
                 told = True
             await asyncio.sleep(_DB_BACK_S)
+        if self._traces is not None:
+            self._traces.follow()
         if self._listener is None:
             loop = asyncio.get_running_loop()
 
@@ -119,6 +151,13 @@ class DispatcherShell:
                 loop.call_soon_threadsafe(self._heard)
 
             self._listener = listen(self._core.db, heard)
+
+    def _feed_cohorts(self) -> bool:
+        try:
+            return self._core.cohorts.step()
+        except Exception:
+            log.exception("cohorts could not be gone on with; it is tried again")  # other jobs go on meanwhile
+            return True
 
     def _heard(self) -> None:
         self._wake.set()
@@ -155,7 +194,7 @@ class DispatcherShell:
                     order = await self._stored(self._dispatcher.order, key, node)
                     self._wake.set()  # one fewer waits for a node: the next one may
                     if order is not None:
-                        starting = asyncio.create_task(self._start(key, actor, node_id))
+                        starting = asyncio.create_task(self._start(key, actor, node_id, order.instance_type))
                         outcome: Outcome | None = await actor.run.remote(order)
                         starting.cancel()
                         if outcome is not None:
@@ -173,11 +212,13 @@ class DispatcherShell:
             self._waiting.pop(key, None)
             self._wake.set()
 
-    async def _start(self, key: AttemptKey, actor: Any, node_id: str) -> None:
+    async def _start(self, key: AttemptKey, actor: Any, node_id: str, instance_type: str) -> None:
         """Take in that the container runs; the node then has time to make a worker ready for the next attempt."""
         with contextlib.suppress(ray.exceptions.RayActorError):  # `run` tells of the actor's death
             if await actor.started.remote():
                 await self._stored(self._dispatcher.started, key)
+                self._count_start(instance_type)
+                await asyncio.to_thread(self._ahead.started, key, node_id)
                 await asyncio.to_thread(self._warm, node_id)
 
     async def _stored(self, work: Callable[..., T], *args: Any) -> T:
@@ -198,7 +239,6 @@ class DispatcherShell:
     def _sweep(self) -> None:
         for node in nodes():
             if node["Alive"]:
-                prestart_worker(node)
                 _on(node["NodeID"], _sweep).remote(self._core.keys.platform)
 
 
@@ -208,6 +248,8 @@ def _on(node_id: str, task: Any) -> Any:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _sweep(platform: str) -> list[str]:
+    replace_worker()
+
     def alive() -> list[AttemptKey]:
         keys: list[AttemptKey] = ray.get(ray.get_actor(DISPATCHER, NAMESPACE).active.remote())
         return keys

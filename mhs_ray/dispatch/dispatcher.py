@@ -35,8 +35,11 @@ class Cluster(Protocol):
     def offers(self, instance_type: str) -> bool:
         """Say whether the cluster has, or can start, a node of this type."""
 
-    def launch(self, key: AttemptKey, label: str, instance_type: str) -> None:
-        """Ask for a GPU on a node of this type and run the attempt there. Does nothing if it was launched before."""
+    def launch(self, key: AttemptKey, label: str, instance_type: str, prefer: str | None = None) -> None:
+        """Ask for a GPU on a node of this type and run the attempt there. Does nothing if it was launched before.
+
+        prefer: the node to take if it has a GPU free at that moment.
+        """
 
     def stop(self, key: AttemptKey) -> None:
         """End an attempt, waiting or running. Nothing happens if there is none."""
@@ -51,11 +54,17 @@ class Cluster(Protocol):
 class Dispatcher:
     """Synchronous and safe to call from several threads; the actor around it brings the waiting.
 
-    now: the clock; a simulation brings its own.
+    now: the clock; a simulation brings its own. prefer: which node a job had best start on, None for any.
     """
 
-    def __init__(self, core: Core, cluster: Cluster, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._core, self._cluster, self._now = core, cluster, now
+    def __init__(
+        self,
+        core: Core,
+        cluster: Cluster,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        prefer: Callable[[Job], str | None] = lambda _: None,
+    ) -> None:
+        self._core, self._cluster, self._now, self._prefer = core, cluster, now, prefer
         self._jobs = core.jobs.jobs
 
     def dispatch(self) -> int:
@@ -79,7 +88,7 @@ class Dispatcher:
             self.settle(key, Outcome(None, failure, {}))
             return
         try:
-            self._cluster.launch(key, job_label(job), job.instance_type)
+            self._cluster.launch(key, job_label(job), job.instance_type, self._prefer(job))
         except Exception as error:
             log.exception("job %s: launching attempt %s failed", job.id, job.attempt)
             cause = f"the attempt could not be launched: {type(error).__name__}"

@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import difflib
 import os
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mhs_ray.domain.errors import Fault, InvalidInputError
 from mhs_ray.domain.instances import INSTANCE_TYPES
+from mhs_ray.domain.models import Role
 
 
 def _bytes(text: str) -> ByteSize:
@@ -114,6 +127,7 @@ class SlideSettings(_Section):
     max_slide: ByteSize = _bytes("100GiB")
     allow_private: bool = False
     allow_hosts: tuple[str, ...] = ()
+    s3_buckets: tuple[str, ...] = ()  # `bucket` or `bucket/prefix/` whose s3:// slides a cohort may name
     path_roots: tuple[Path, ...] = ()  # where scans may be registered by path; embedded: everywhere
 
 
@@ -138,18 +152,92 @@ class TechcyteSettings(_Section):
         return self.base_url or (f"https://api.{self.host}" if self.host else None)
 
 
+_WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def _instance_type(name: str) -> str:
+    if name not in INSTANCE_TYPES:
+        raise ValueError(f"no such instance type; there are {', '.join(INSTANCE_TYPES)}")
+    return name
+
+
+def _weekdays(text: str) -> tuple[int, ...]:
+    found: list[int] = []
+    for part in text.lower().split(","):
+        first, _, last = part.strip().partition("-")
+        if first not in _WEEK or (last or first) not in _WEEK:
+            raise ValueError(f"{part.strip()!r} is no day or span of days, such as mon-fri or sat")
+        at, count = _WEEK.index(first), (_WEEK.index(last or first) - _WEEK.index(first)) % 7 + 1
+        found += [(at + i) % 7 for i in range(count)]
+    return tuple(sorted(set(found)))
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, OSError, ValueError):
+        raise ValueError(f"no such time zone {name!r}; give one such as Europe/Zurich or UTC") from None
+    return name
+
+
+class WarmNodes(_Section):
+    """Nodes of a type that are to be there at certain hours, busy or not. from > to: over midnight; to 00:00: its end.
+
+    zone: whose wall clock from and to are of.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    instance_type: Annotated[str, AfterValidator(_instance_type)]
+    nodes: int = Field(1, ge=1)
+    days: str = "mon-sun"
+    begin: time = Field(time(0), alias="from")
+    end: time = Field(time(0), alias="to")
+    zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+
+    @field_validator("days")
+    @classmethod
+    def _known_days(cls, text: str) -> str:
+        _weekdays(text)
+        return text
+
+    @property
+    def weekdays(self) -> tuple[int, ...]:
+        """The days, Monday 0."""
+        return _weekdays(self.days)
+
+
 class ClusterSettings(_Section):
-    """How jobs find a node.
+    """How jobs find a node, and what nodes have ready before a job asks.
 
     placement ``single``: this machine stands in for every instance type; ``label``: only a node labelled so.
+    prepull: how many images a node pulls ahead, those likeliest for its type; 0: none. prefetch: a node fetches the
+    next job's slide and image while the present one computes. warm: nodes by schedule, as a JSON array of objects.
     """
 
     placement: Literal["single", "label"] = "single"
     declared_gpus: int = Field(1, ge=1)  # GPUs that Ray is told of on a single machine that shows none
     max_waiting: int = Field(8, ge=1)  # attempts that wait for a node at a time: what the autoscaler sees
     instance_types: tuple[InstanceTypeName, ...] = ()  # `label`: types that the autoscaler can start
+    prepull: int = Field(4, ge=0)
+    prefetch: bool = True
+    warm: tuple[WarmNodes, ...] = ()
     dashboard_port: int = Field(8265, ge=0, le=65535)
     gcs_port: int = Field(0, ge=0, le=65535)
+
+
+class CohortSettings(_Section):
+    """Cohorts. window: slides of one cohort in the queue at a time. prices: of an hour of each instance type.
+
+    The prices are AWS's on demand in us-east-1; a type that is not among them has no forecast of cost.
+    """
+
+    window: int = Field(200, ge=1, le=5000)
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$")
+    prices: dict[str, Annotated[float, Field(ge=0)]] = {
+        "g4dn.xlarge": 0.526, "g4dn.2xlarge": 0.752, "g4dn.4xlarge": 1.204, "g5.2xlarge": 1.212, "g5.4xlarge": 1.624,
+        "g6.2xlarge": 0.978, "g6.4xlarge": 1.323, "g6e.2xlarge": 2.242,
+    }  # fmt: skip
 
 
 class SandboxSettings(_Section):
@@ -165,6 +253,50 @@ class SandboxSettings(_Section):
     direct_hosts: tuple[
         Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,240}[a-z0-9])?(:[0-9]{1,5})?$")], ...
     ] = ()
+
+
+class TelemetrySettings(_Section):
+    """Traces. otlp_endpoint: base URL of a collector (``http://collector:4318``); without it nothing is traced.
+
+    otlp_token: sent as a bearer token. trace_every: how often ended attempts are looked for.
+    """
+
+    otlp_endpoint: str | None = Field(None, pattern=r"^https?://[^\s@?#]+$")
+    otlp_token: SecretStr | None = None
+    otlp_timeout: timedelta = timedelta(seconds=5)
+    trace_every: timedelta = timedelta(seconds=5)
+
+
+class IssuerSettings(_Section):
+    """An OpenID provider (Techcyte's, or a lab's own) whose tokens and sign-ins are taken.
+
+    audience: what its access tokens are for; client_id, client_secret: of the console, for signing in there.
+    company_claim: holds a company's `external_id`. role_claim: holds a role, or a list of which the first known counts;
+    roles: the provider's names of roles → ours; default_role: where a token names none. jwks_url, authorize_url,
+    token_url: instead of what the issuer's ``/.well-known/openid-configuration`` says.
+    """
+
+    issuer: str = Field(pattern=r"^https?://[^\s?#]+$")
+    name: str = "single sign-on"
+    audience: str | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    company_claim: str = "company_id"
+    role_claim: str = "role"
+    roles: dict[str, Role] = {}
+    default_role: Role | None = None
+    scopes: str = "openid profile email"
+    jwks_url: str | None = None
+    authorize_url: str | None = None
+    token_url: str | None = None
+
+
+class AuthSettings(_Section):
+    """Who may call, and how often. rate: requests a second of one client, `burst` at once; 0: no limit."""
+
+    rate: float = Field(100.0, ge=0)
+    burst: int = Field(2000, ge=1)
+    issuers: tuple[IssuerSettings, ...] = ()
 
 
 class SecretSettings(_Section):
@@ -185,6 +317,9 @@ class SecretSettings(_Section):
     platform: SecretStr | None = None
     client_id: SecretStr | None = None
     client_secret: SecretStr | None = None
+    operator_id: SecretStr | None = None
+    operator_secret: SecretStr | None = None
+    metrics_token: SecretStr | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -237,7 +372,10 @@ class Settings(BaseSettings):
     slides: SlideSettings = SlideSettings()
     cluster: ClusterSettings = ClusterSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    cohorts: CohortSettings = CohortSettings()
     techcyte: TechcyteSettings = TechcyteSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    auth: AuthSettings = AuthSettings()
     secrets: SecretSettings = SecretSettings()
 
     @model_validator(mode="after")
@@ -289,6 +427,21 @@ def use_docker_host(settings: Settings, host: str) -> Settings:
     """Return `settings` with this Docker daemon; processes started from here on use it too."""
     os.environ["MHS_DOCKER_HOST"] = host
     return settings.model_copy(update={"docker_host": host})
+
+
+@contextmanager
+def settings_with(variables: Mapping[str, str]) -> Iterator[Settings]:
+    """Yield the settings with these variables on top; processes started meanwhile have them too."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield load_settings()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _faults(error: ValueError) -> list[Fault]:

@@ -25,9 +25,12 @@ class Keys:
     blobs: bytes = field(repr=False)
     registry_events: str = field(repr=False)
     ray: str = field(repr=False)
+    metrics: str = field(repr=False)  # what Prometheus shows at /metrics
     platform: str  # a short name that tells this platform's containers from another's on the same machine
     client_id: str
     client_secret: str = field(repr=False)
+    operator_id: str
+    operator_secret: str = field(repr=False)
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -45,9 +48,12 @@ _FRESH: Final[Mapping[str, Callable[[], bytes]]] = {
     "blobs": lambda: secrets.token_hex(32).encode(),
     "registry-events": lambda: secrets.token_urlsafe(32).encode(),
     "ray-token": lambda: secrets.token_hex(32).encode(),
+    "metrics-token": lambda: secrets.token_hex(32).encode(),
     "platform": lambda: secrets.token_hex(4).encode(),
     "client-id": lambda: f"mhs-{secrets.token_hex(8)}".encode(),
     "client-secret": lambda: secrets.token_urlsafe(32).encode(),
+    "operator-id": lambda: f"mhs-{secrets.token_hex(8)}".encode(),
+    "operator-secret": lambda: secrets.token_urlsafe(32).encode(),
 }
 KEY_NAMES: Final = tuple(_FRESH)
 """Of the files in ``keys``, and of the keys in a secret."""
@@ -84,9 +90,12 @@ def load_keys(folder: Path, given: Mapping[str, str] | None = None) -> Keys:
             blobs=_formed("blobs", [read("blobs")], bytes.fromhex)[0],
             registry_events=read("registry-events"),
             ray=read("ray-token"),
+            metrics=read("metrics-token"),
             platform=read("platform"),
             client_id=read("client-id"),
             client_secret=read("client-secret"),
+            operator_id=read("operator-id"),
+            operator_secret=read("operator-secret"),
         )
 
 

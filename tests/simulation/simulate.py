@@ -465,7 +465,7 @@ class _Cluster:
     def offers(self, _kind: str) -> bool:
         return True
 
-    def launch(self, key: AttemptKey, _label: str, _kind: str) -> None:
+    def launch(self, key: AttemptKey, _label: str, _kind: str, _prefer: str | None = None) -> None:
         self._sim.launch(key)
 
     def stop(self, key: AttemptKey) -> None:

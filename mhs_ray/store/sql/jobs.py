@@ -19,9 +19,10 @@ from mhs_ray.domain.models import Job, JobEventRecord
 from mhs_ray.domain.states import ACTIVE, JobEvent, JobState
 from mhs_ray.domain.steps import step
 from mhs_ray.store.sql import tables as t
+from mhs_ray.store.sql.attempts import record_end
 from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.scope import Page, Scoped
-from mhs_ray.store.sql.tasks import PRIORITY_RANK, insert_job
+from mhs_ray.store.sql.tasks import PRIORITY_RANK, insert_jobs
 from mhs_ray.store.sql.together import Together
 
 _PRIORITY = {rank: priority for priority, rank in PRIORITY_RANK.items()}
@@ -181,9 +182,8 @@ class Jobs:
             )  # fmt: skip
             values = {name: row._mapping[name] for name in kept}
             self._db.notify(conn)
-            return insert_job(
-                conn, {**values, "run": run + 1, "state": JobState.QUEUED, "created_by": by}, f"rerun of job {job_id}"
-            )
+            again = {**values, "run": run + 1, "state": JobState.QUEUED, "created_by": by}
+            return insert_jobs(conn, [again], f"rerun of job {job_id}")[0]
 
     # ------------------------------------------------------------ for the dispatcher
 
@@ -259,9 +259,10 @@ class Jobs:
             row = conn.execute(self._db.for_update(sa.select(*_STANDING).where(t.jobs.c.id == job_id))).first()
             if row is None:
                 raise NotFoundError("job", job_id)
+            now = datetime.now(UTC)
             try:
                 made = step(
-                    row, event, now=datetime.now(UTC), attempt=attempt, node=node, failure=failure,
+                    row, event, now=now, attempt=attempt, node=node, failure=failure,
                     retry_in_s=retry_in_s, resources=resources,
                 )  # fmt: skip
             except TransitionError:
@@ -275,6 +276,8 @@ class Jobs:
                 conn.execute(sa.update(t.jobs).where(t.jobs.c.id == job_id).values(**values))
                 told = cause or (failure.cause if failure else "")
                 _record(conn, row.company_id, job_id, row.attempt, event, made.after, node, told)
+                if made.before.is_active and not made.after.is_active:
+                    record_end(conn, row, event, failure, resources or row.resources, now)
                 if event in (JobEvent.CANCELLED, JobEvent.RETRIED):
                     self._db.notify(conn)
             return Change(job_id, made.before, made.after, row.attempt)
@@ -299,6 +302,16 @@ class Jobs:
         with self._db.read() as conn:
             moments = [conn.execute(query).scalar() for query in queries]
         return min((m for m in moments if m is not None), default=None)
+
+    def upcoming(self, limit: int, now: datetime) -> list[int]:
+        """Return the ids of jobs in the order they start: those that wait for a node, then the queue as claimed."""
+        waits = sa.select(t.jobs.c.id).where(_ACTIVE, t.jobs.c.state == JobState.WAITING)
+        with self._db.read() as conn:
+            waiting = [r.id for r in conn.execute(waits.order_by(t.jobs.c.priority, t.jobs.c.id).limit(limit))]
+            if len(waiting) >= limit:
+                return waiting
+            shares = _shares(conn, _active_jobs(conn)[0], now)
+            return waiting + choose(shares, limit - len(waiting), lambda c, n: _queue(conn, c, n, now))
 
     def row(self, job_id: int) -> sa.Row[Any]:
         """Return the raw row with what an attempt needs, sealed columns included."""
@@ -340,8 +353,12 @@ _ACTIVE = sa.text("jobs.state IN ('" + "', '".join(sorted(s.value for s in ACTIV
 
 # What a transition reads; the rest of a row is large.
 _STANDING = [
-    t.jobs.c[name] for name in ("company_id", "state", "attempt", "started_at", "platform_failures", "model_failures")
-]
+    t.jobs.c[name]
+    for name in (
+        "id", "company_id", "state", "attempt", "started_at", "platform_failures", "model_failures", "instance_type",
+        "created_at", "not_before", "resources",
+    )
+]  # fmt: skip
 
 
 def _active_jobs(conn: sa.Connection) -> tuple[dict[int, int], int]:

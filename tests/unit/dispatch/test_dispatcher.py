@@ -241,7 +241,7 @@ def test_an_instance_type_that_the_cluster_lacks_fails_at_once_with_advice(platf
 
 def test_a_launch_that_fails_is_a_platform_failure_and_stops_no_other_job(platform: Platform) -> None:
     class Refusing(MemoryCluster):
-        def launch(self, key: AttemptKey, label: str, instance_type: str) -> None:
+        def launch(self, key: AttemptKey, label: str, instance_type: str, prefer: str | None = None) -> None:
             if key == (refused, 1):
                 raise RuntimeError("no connection to the head")
             super().launch(key, label, instance_type)

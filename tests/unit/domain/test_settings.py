@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mhs_ray.domain.errors import InvalidInputError
-from mhs_ray.domain.settings import client_environment, load_settings
+from mhs_ray.domain.settings import client_environment, load_settings, settings_with
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +93,41 @@ def test_dockers_own_variable_is_taken_where_ours_is_not_set(monkeypatch: pytest
 def test_a_misspelt_instance_type_is_told_with_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MHS_CLUSTER__INSTANCE_TYPES", '["g5.2xlrge"]')
     assert "did you mean g5.2xlarge?" in _faults()["MHS_CLUSTER__INSTANCE_TYPES__0"]
+
+
+def test_warm_nodes_are_a_json_array_with_days_hours_and_a_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = (
+        '{"instance_type":"g5.2xlarge","nodes":1,"days":"mon-fri","from":"07:00","to":"19:00","zone":"Europe/Zurich"}'
+    )
+    monkeypatch.setenv("MHS_CLUSTER__WARM", f"[{rule}]")
+    (warm,) = load_settings().cluster.warm
+    assert (warm.instance_type, warm.nodes, warm.weekdays, warm.zone) == (
+        "g5.2xlarge", 1, (0, 1, 2, 3, 4), "Europe/Zurich",
+    )  # fmt: skip
+    assert (warm.begin.hour, warm.end.hour) == (7, 19)
+
+
+@pytest.mark.parametrize(
+    ("rule", "where", "words"),
+    [
+        ('{"instance_type":"p5.48xlarge"}', "INSTANCE_TYPE", "g5.2xlarge"),
+        ('{"instance_type":"g5.2xlarge","days":"mon-fry"}', "DAYS", "mon-fri"),
+        ('{"instance_type":"g5.2xlarge","zone":"Zurich"}', "ZONE", "Europe/Zurich"),
+        ('{"instance_type":"g5.2xlarge","from":"7 Uhr"}', "FROM", "time"),
+        ('{"instance_type":"g5.2xlarge","nodes":0}', "NODES", "1"),
+        ('{"instance_type":"g5.2xlarge","day":"mon"}', "DAY", "not permitted"),
+    ],
+)
+def test_a_bad_rule_for_warm_nodes_is_named(monkeypatch: pytest.MonkeyPatch, rule: str, where: str, words: str) -> None:
+    monkeypatch.setenv("MHS_CLUSTER__WARM", f"[{rule}]")
+    ((path, message),) = _faults().items()
+    assert path == f"MHS_CLUSTER__WARM__0__{where}"
+    assert words in message
+
+
+def test_variables_on_top_hold_for_processes_started_meanwhile_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MHS_ENGINE", "docker")
+    with settings_with({"MHS_ENGINE": "podman", "MHS_CLUSTER__PREPULL": "0"}) as settings:
+        assert (settings.engine, settings.cluster.prepull) == ("podman", 0)
+        assert os.environ["MHS_CLUSTER__PREPULL"] == "0"
+    assert (os.environ["MHS_ENGINE"], os.environ.get("MHS_CLUSTER__PREPULL")) == ("docker", None)

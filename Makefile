@@ -50,6 +50,7 @@ chaos: setup  ## simulate, then kill the platform in its parts and count what is
 	@.ci/system-packages test
 	@$(BIN)/python -m tests.simulation.simulate $(SIMULATION)
 	@$(BIN)/python -m tests.chaos.chaos $(ARGS)
+	@$(BIN)/python -m tests.chaos.partition
 
 lock:  ## resolve the dependencies anew into requirements.lock, without naming a registry
 	@uv pip compile pyproject.toml --extra demo --group dev --group docs --universal --generate-hashes --no-emit-index-url \

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ from api.routes import (
 )
 from mhs_ray import __version__
 from mhs_ray.auth.buckets import Buckets
+from mhs_ray.domain.capacity import Capacity
 from mhs_ray.domain.errors import MhsError
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
@@ -82,6 +83,8 @@ class Peers:
     """The cluster's nodes as Ray lists them; this one may block."""
     observe_http: Observe | None = None
     """Told of each request that was answered."""
+    capacity: Callable[[], Mapping[str, Capacity]] = dict
+    """What there is of each instance type, where an autoscaler knows; this one may block."""
 
 
 def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
@@ -102,6 +105,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
         auth = core.settings.auth
         # Each replica counts for itself, and Serve spreads a client's requests over all of them.
         app.state.rates = Buckets(auth.rate / core.settings.api.replicas, auth.burst)
+        app.state.capacity = peers.capacity
         app.state.readiness = lambda: _readiness(core, peers)
         yield
         await app.state.intake.close()
@@ -127,19 +131,21 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
 
 
 def _on_ray() -> tuple[Core, Peers]:
-    from mhs_ray.actors.loopback import keep_replica_on_loopback
+    from mhs_ray.actors.capacity import CapacityView
+    from mhs_ray.actors.loopback import keep_replica_at
     from mhs_ray.actors.metrics import http_observer
     from mhs_ray.actors.peers import ray_nodes, ray_peers
 
     settings = load_settings()
     configure_logging(settings)
-    if settings.cluster.placement == "single":
-        keep_replica_on_loopback()
+    keep_replica_at(settings.cluster.address)
     if settings.api.internal_url is not None:
         _start_actors()
     wake, pushed, ping = ray_peers()
+    # On one machine nothing is started for a job: there is nobody to ask.
+    capacity = CapacityView() if settings.cluster.placement == "label" else dict[str, Capacity]
     core = build_core_patiently(settings, Endpoints.of(settings), wake)
-    return core, Peers(wake, pushed, ping, ray_nodes, http_observer())
+    return core, Peers(wake, pushed, ping, ray_nodes, http_observer(), capacity)
 
 
 def _start_actors() -> None:

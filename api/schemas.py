@@ -415,9 +415,13 @@ class JobOut(Wire):
     ended_at: datetime | None
     queue_position: int | None = None
     expected_wait_s: float | None = Field(None, description="while queued: if things go on as they went lately")
+    waits_because: str | None = Field(None, description="while it has no node: what it waits for, in a sentence")
 
     @classmethod
-    def of(cls, j: m.Job, queue_position: int | None = None, expected_wait: timedelta | None = None) -> JobOut:
+    def of(
+        cls, j: m.Job, queue_position: int | None = None, expected_wait: timedelta | None = None,
+        waits_because: str | None = None,
+    ) -> JobOut:  # fmt: skip
         """Name task and scan as the contract does."""
         return cls(
             id=j.id, state=j.state, task_id=str(j.task_number), scan_row_id=j.scan_id, scan_id=str(j.scan_number),
@@ -427,6 +431,7 @@ class JobOut(Wire):
             resources=dict(j.resources), created_by=j.created_by, created_at=j.created_at, started_at=j.started_at,
             ended_at=j.ended_at, queue_position=queue_position,
             expected_wait_s=None if expected_wait is None else round(expected_wait.total_seconds(), 1),
+            waits_because=waits_because,
         )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ import ray
 NAMESPACE: Final = "mhs"
 DISPATCHER: Final = "mhs dispatcher"
 REGISTRAR: Final = "mhs registrar"
+ON_HEAD: Final = {"node:__internal_head__": 0.001}
+"""What an actor or task asks for that is to run on the head."""
 _ATTEMPT: Final = re.compile(r"job (\d+) · attempt (\d+) · ")
 
 
@@ -52,6 +54,6 @@ def start_on_head(actor_class: Any, name: str, *, max_concurrency: int) -> None:
         max_task_retries=-1,
         num_cpus=0,
         max_concurrency=max_concurrency,
-        resources={"node:__internal_head__": 0.001},
+        resources=ON_HEAD,
     ).remote()
     ray.get(actor.begin.remote())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import subprocess
 import sys
 import time
@@ -118,7 +119,7 @@ def _stored(s: Stage) -> int:
 
 
 def _bare_serve(s: Stage) -> None:
-    environment = ray_environment(s.settings, keys_of(s.settings))
+    environment = ray_environment(s.settings.home, os.environ)
     command = [sys.executable, "-m", "mhs_ray.actors.bench_peer"]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=180)
     _wait(f"{s.endpoints.api_url}/bench/echo")

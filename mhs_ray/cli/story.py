@@ -24,6 +24,7 @@ def show_job(job: w.Job) -> None:
     peak = job["resources"].get("memory_peak_bytes")
     output.facts({
         "job": job["id"], "state": job["state"], "queue position": job.get("queue_position"),
+        "waits because": job.get("waits_because"),
         "algorithm": job["algorithm_name"], "container": job["container_name"], "scan id": job["scan_id"],
         "task id": job["task_id"], "image": job["image_digest"], "instance type": job["instance_type"],
         "attempt": job["attempt"], "node": job["node"], "created": output.local_time(job["created_at"]),

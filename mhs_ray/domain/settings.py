@@ -67,9 +67,10 @@ class ApiSettings(_Section):
 
 
 class BlobSettings(_Section):
-    """Where logs, results, slides and debug files are kept."""
+    """Where logs, results, slides and debug files are kept. folder: of ``local``, when not in `home`."""
 
     kind: Literal["local", "s3"] = "local"
+    folder: Path | None = None  # on a cluster of several machines: one that all of them see, such as NFS
     port: int = Field(0, ge=0, le=65535)  # of the local blob server
     bucket: str = "mhs"
     prefix: str = ""
@@ -213,11 +214,16 @@ class ClusterSettings(_Section):
     placement ``single``: this machine stands in for every instance type; ``label``: only a node labelled so.
     prepull: how many images a node pulls ahead, those likeliest for its type; 0: none. prefetch: a node fetches the
     next job's slide and image while the present one computes. warm: nodes by schedule, as a JSON array of objects.
+    ray_address: of a Ray that runs already, whose head this machine is; None: `mhs up` starts one of its own.
+    address: of this machine as its nodes reach it; API, registry and blob server listen there.
     """
 
     placement: Literal["single", "label"] = "single"
     declared_gpus: int = Field(1, ge=1)  # GPUs that Ray is told of on a single machine that shows none
-    max_waiting: int = Field(8, ge=1)  # attempts that wait for a node at a time: what the autoscaler sees
+    ray_address: str | None = Field(None, pattern=r"^[^\s/]+:[0-9]{1,5}$")
+    address: str = "127.0.0.1"
+    give_back: timedelta = timedelta(seconds=30)  # before a node goes, what still runs there is stopped and rerun
+    max_waiting: int = Field(8, ge=1)  # attempts that wait for a node at a time (`label`: of each type)
     instance_types: tuple[InstanceTypeName, ...] = ()  # `label`: types that the autoscaler can start
     prepull: int = Field(4, ge=0)
     prefetch: bool = True
@@ -387,6 +393,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def blobs_dir(self) -> Path:
+        """Where blobs of kind ``local`` lie."""
+        return self.blobs.folder or self.home / "blobs"
+
+    @property
     def sql_url(self) -> str:
         """The database's SQLAlchemy URL; SQLite in `home` unless set."""
         return self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.home / 'mhs.db'}"
@@ -395,6 +406,28 @@ class Settings(BaseSettings):
     def node_dir(self) -> Path:
         """What one node keeps: slide cache, scratch, sandboxes."""
         return self.home / "node"
+
+
+_FOR_NODES = {"host", "api", "blobs", "jobs", "slides", "cluster", "sandbox", "log_level", "log_format"}
+
+
+def for_nodes(settings: Settings) -> dict[str, Any]:
+    """Return what a node of a cluster is told of its head's settings; no secret is among it."""
+    return settings.model_dump(mode="json", include=_FOR_NODES, exclude_unset=True)
+
+
+def as_node(own: Settings, of_head: Mapping[str, Any]) -> Settings:
+    """Return a node's settings: the head's (`for_nodes`), but for what the node's own environment sets."""
+    mine = own.model_dump(mode="json", include=_FOR_NODES, exclude_unset=True)
+    merged: dict[str, Any] = {}
+    for name in of_head.keys() | mine.keys():
+        head, here = of_head.get(name), mine.get(name)
+        if isinstance(head, Mapping) and isinstance(here, Mapping):
+            merged[name] = {**head, **here}
+        else:
+            merged[name] = head if here is None else here
+    here_only = {"home": own.home, "engine": own.engine, "docker_host": own.docker_host}
+    return Settings.model_validate({**merged, **here_only})
 
 
 CLIENT_VARIABLES = frozenset({"MHS_URL", "MHS_CLIENT_ID", "MHS_CLIENT_SECRET"})
@@ -421,6 +454,17 @@ def load_settings() -> Settings:
     if settings.docker_host is None and env.get("DOCKER_HOST"):
         settings = settings.model_copy(update={"docker_host": env["DOCKER_HOST"]})
     return settings
+
+
+def names_of_settings(env: Mapping[str, str]) -> list[str]:
+    """Return the variables of `env` that set something of the platform."""
+    return sorted(name for name in env if name.upper().startswith("MHS_") and name.upper() not in CLIENT_VARIABLES)
+
+
+def use(variables: Mapping[str, str]) -> Settings:
+    """Set these variables, for processes started from here on too, and return the settings that they make."""
+    os.environ.update(variables)
+    return load_settings()
 
 
 def use_docker_host(settings: Settings, host: str) -> Settings:

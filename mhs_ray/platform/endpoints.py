@@ -21,9 +21,18 @@ class Endpoints:
     ray_address: str
     dashboard_url: str
 
+    def to_json(self) -> dict[str, str]:
+        """Return them as JSON has them."""
+        return asdict(self)
+
     def save(self, home: Path) -> None:
         """Write them to ``run/endpoints.json``."""
-        write_private(home / "run" / "endpoints.json", json.dumps(asdict(self), indent=1).encode())
+        write_private(home / "run" / "endpoints.json", json.dumps(self.to_json(), indent=1).encode())
+
+    @staticmethod
+    def are_here(home: Path) -> bool:
+        """Say whether the platform was started in this home, which a cluster's node has not."""
+        return (home / "run" / "endpoints.json").exists()
 
     @classmethod
     def load(cls, home: Path) -> Endpoints:

@@ -14,6 +14,7 @@ from mhs_ray.platform.keys import Keys
 from mhs_ray.platform.logs import configure_logging
 from mhs_ray.platform.processes import Keeper, Service
 from mhs_ray.platform.secrets import keys_of
+from mhs_ray.registry.keys import RegistryKeys
 from mhs_ray.registry.server import RegistryServer
 from mhs_ray.services.policy import REGISTRY_ISSUER, REGISTRY_SERVICE, blob_server_config
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 def registry_server(home_keys: Keys, endpoints: Endpoints) -> RegistryServer:
     """Return the registry of this platform; its state lies in ``registry/`` of the home folder."""
     home = load_settings().home
+    RegistryKeys.load_or_create(home / "keys" / "registry")  # the registry does not start without its certificate
     return RegistryServer(
         home / "registry",
         int(endpoints.registry.rpartition(":")[2]),
@@ -32,6 +34,7 @@ def registry_server(home_keys: Keys, endpoints: Endpoints) -> RegistryServer:
         cert_path=home / "keys" / "registry" / "token.crt",
         notification_url=f"{endpoints.api_url}/registry/events",
         notification_secret=home_keys.registry_events,
+        host=endpoints.registry.rpartition(":")[0],
     )
 
 

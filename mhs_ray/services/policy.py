@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from secrets import token_bytes
 from urllib.parse import urlsplit
 
 from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.keys import Keys
-from mhs_ray.platform.secrets import keys_of
 from mhs_ray.ports import BlobStore
 from mhs_ray.slides.url_guard import UrlPolicy
 from mhs_ray.store.blobs.local import LocalBlobs, LocalLimits
@@ -29,12 +29,11 @@ def url_policy(settings: Settings, endpoints: Endpoints) -> UrlPolicy:
     )
 
 
-def open_blobs(settings: Settings, endpoints: Endpoints, keys: Keys | None = None) -> BlobStore:
-    """Return the blob store that the settings name. keys: given where they are at hand; else asked for if needed."""
+def open_blobs(settings: Settings, endpoints: Endpoints, keys: Keys | None) -> BlobStore:
+    """Return the blob store that the settings name. keys: None on a cluster's node, which signs no URL."""
     if settings.blobs.kind == "local":
-        keys = keys or keys_of(settings)
         limits = LocalLimits(quota_bytes=settings.blobs.quota, min_free_bytes=settings.blobs.min_free)
-        return LocalBlobs(settings.home / "blobs", endpoints.blobs_url, keys.blobs, limits)
+        return LocalBlobs(settings.blobs_dir, endpoints.blobs_url, keys.blobs if keys else token_bytes(32), limits)
     from mhs_ray.store.blobs.s3 import S3Blobs  # boto3 takes long to import
 
     return S3Blobs.connect(
@@ -62,7 +61,8 @@ def blob_server_config(settings: Settings, keys: Keys, port: int, api_url: str |
     api_url: whose pages upload to it straight from the browser.
     """
     return ServerConfig(
-        root=settings.home / "blobs",
+        root=settings.blobs_dir,
+        host=settings.cluster.address,
         port=port,
         keys={"1": keys.blobs.hex()},
         current_key="1",

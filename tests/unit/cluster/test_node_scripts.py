@@ -138,6 +138,7 @@ def test_the_head_keeps_its_tables_in_rocksdb_or_in_redis() -> None:
     assert (found["RAY_gcs_storage"], found["RAY_gcs_storage_path"]) == ("rocksdb", "/var/lib/mhs/gcs")
     assert found["RAY_enable_autoscaler_v2"] == "1"
     assert found["MHS_SECRETS__AWS_SECRET"] == "mhs/prod"
+    assert found["MHS_API__INTERNAL_URL"] == f"http://{found['MHS_CLUSTER__ADDRESS']}:8080"
     redis = with_env("head", RAY_REDIS_ADDRESS="redis.internal:6379")
     assert "RAY_gcs_storage" not in redis
     assert redis["RAY_external_storage_namespace"] == "mhs"

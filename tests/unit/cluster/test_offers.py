@@ -60,7 +60,7 @@ def test_a_node_of_a_cluster_is_told_where_things_are_by_its_settings_and_needs_
     assert (found.api_url, found.registry, found.blobs_url) == (
         "http://10.0.0.4:8080", "registry.example.org", "http://s3:9000",
     )  # fmt: skip
-    blobs = open_blobs(settings, found)
+    blobs = open_blobs(settings, found, None)
     assert isinstance(blobs, S3Blobs)
 
     assert blobs.sign("a/b", "GET", timedelta(minutes=1)).startswith("https://s3.example.org/")

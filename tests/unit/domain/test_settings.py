@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mhs_ray.domain.errors import InvalidInputError
-from mhs_ray.domain.settings import client_environment, load_settings, settings_with
+from mhs_ray.domain.settings import as_node, client_environment, for_nodes, load_settings, settings_with
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +132,27 @@ def test_variables_on_top_hold_for_processes_started_meanwhile_and_no_longer(mon
         assert (settings.engine, settings.cluster.prepull) == ("podman", 0)
         assert os.environ["MHS_CLUSTER__PREPULL"] == "0"
     assert (os.environ["MHS_ENGINE"], os.environ.get("MHS_CLUSTER__PREPULL")) == ("docker", None)
+
+
+def test_a_node_is_told_its_head_s_settings_but_no_secret_and_its_own_environment_wins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MHS_HOME", str(tmp_path / "head"))
+    monkeypatch.setenv("MHS_DATABASE_URL", "postgresql://mhs:s3cret@db/mhs")
+    monkeypatch.setenv("MHS_JOBS__STOP_GRACE", "PT3S")
+    monkeypatch.setenv("MHS_JOBS__SCRATCH", "1GiB")
+    monkeypatch.setenv("MHS_BLOBS__KIND", "s3")
+    monkeypatch.setenv("MHS_TECHCYTE__HOST", "app.techcyte.com")
+    told = json.loads(json.dumps(for_nodes(load_settings())))
+    assert "s3cret" not in json.dumps(told)
+    assert "techcyte" not in told
+    for name in ("DATABASE_URL", "JOBS__STOP_GRACE", "BLOBS__KIND", "TECHCYTE__HOST"):
+        monkeypatch.delenv(f"MHS_{name}")
+    monkeypatch.setenv("MHS_HOME", str(tmp_path / "node"))
+    monkeypatch.setenv("MHS_JOBS__SCRATCH", "2GiB")
+    monkeypatch.setenv("MHS_ENGINE", "podman")
+    node = as_node(load_settings(), told)
+    assert (node.home, node.engine, node.blobs.kind) == (tmp_path / "node", "podman", "s3")
+    assert (node.jobs.stop_grace, node.jobs.scratch) == (timedelta(seconds=3), 2 << 30)
+    assert node.database_url is None
+    assert node.jobs.max_time_limit == timedelta(minutes=90)

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Final
 
 from mhs_ray.cli.doctor import Check
-from mhs_ray.domain.errors import MhsError
+from mhs_ray.domain.errors import InvalidInputError, MhsError
 from mhs_ray.domain.launch_failures import explain_launch_failure
 from mhs_ray.domain.models import ImageRef
-from mhs_ray.domain.settings import Settings
+from mhs_ray.domain.settings import Settings, settings_with
 
 _CONNECT_S: Final = 5
 _PROBE: Final = "health/doctor"
+PLACEHOLDER: Final = "REPLACE_"
 
 
 def examine_file(path: Path) -> list[Check]:
-    """Look at a cluster file; asks nobody."""
+    """Look at a cluster file, or at a file of settings for its nodes (``.env``); asks nobody."""
+    if path.suffix == ".env":
+        return _settings_file(path)
     from mhs_ray.actors.cluster_file import check_cluster_file
 
     found = check_cluster_file(path)
@@ -26,6 +29,32 @@ def examine_file(path: Path) -> list[Check]:
     if not any(f.needed for f in found):
         checks.append(Check(str(path), "ok", "Ray and EC2 would take it"))
     return checks
+
+
+def _settings_file(path: Path) -> list[Check]:
+    variables: dict[str, str] = {}
+    checks = []
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return [Check(str(path), "wrong", f"cannot be read: {type(error).__name__}", "name cluster/aws/mhs.env")]
+    for number, line in enumerate(lines, 1):
+        name, sign, value = line.partition("=")
+        where = f"{path}, line {number}"
+        if not line or line.startswith("#"):
+            continue
+        if not sign or not name.isidentifier():
+            checks.append(Check(where, "wrong", "is not NAME=VALUE", "mend that line"))
+        elif PLACEHOLDER in value:
+            checks.append(Check(where, "wrong", f"{name} still has the example's value", "put your own value there"))
+        elif name.startswith("MHS_"):
+            variables[name] = value
+    try:
+        with settings_with(variables):
+            pass
+    except InvalidInputError as error:
+        checks += [Check(f.path, "wrong", f.message, "`mhs doctor --settings` lists them all") for f in error.faults]
+    return checks or [Check(str(path), "ok", f"{len(variables)} settings")]
 
 
 def examine_cluster(settings: Settings) -> list[Check]:

@@ -57,6 +57,23 @@ def test_a_file_with_a_typo_is_told_offline(tmp_path: Path) -> None:
     assert checks["$.idle_timout_minutes"]["mend"] == "did you mean idle_timeout_minutes?"
 
 
+def test_a_file_of_settings_is_looked_at_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "mhs.env"
+    text = (ROOT / "cluster/aws/mhs.env").read_text().replace("MHS_SLIDES__CACHE", "MHS_SLIDES__CASH")
+    path.write_text(text + "MHS HOME\n")
+    code, checks, _ = doctor(str(path))
+    assert code == 1
+    assert checks["MHS_SLIDES__CASH"]["state"] == "wrong"
+    last = len(text.splitlines()) + 1
+    assert checks[f"{path}, line {last}"]["detail"] == "is not NAME=VALUE"
+    assert [c for c in checks.values() if c["detail"] == "MHS_BLOBS__BUCKET still has the example's value"]
+    path.write_text(
+        (ROOT / "cluster/aws/mhs.env").read_text().replace("REPLACE_ACCOUNT", "1" * 12).replace("REPLACE_", "x")
+    )
+    code, checks, _ = doctor(str(path))
+    assert (code, checks[str(path)]["state"]) == (0, "ok")
+
+
 def test_a_good_file_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     path = tmp_path / "aws.yaml"

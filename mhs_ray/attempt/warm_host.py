@@ -45,7 +45,7 @@ TARGET: Final = "/run/mhs-warm"
 _FIRST_S: Final = 60.0  # for an attempt to come that the host was started for
 _QUIET_S: Final = 0.1  # output that is still on its way when a scan ends
 _DRAIN_S: Final = 2.0
-_EVENTS: Final = 2000
+_EVENTS: Final = 500
 _EAR_S: Final = 0.05
 
 

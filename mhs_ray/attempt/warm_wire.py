@@ -31,6 +31,7 @@ class Wire:
             with self._lock:
                 self._sock.sendall(json.dumps(message, separators=(",", ":")).encode() + b"\n")
         except OSError:
+            self._end()  # half a line may have gone out: nothing after it could be read
             return False
         return True
 
@@ -63,9 +64,12 @@ class Wire:
 
     def close(self) -> None:
         """End it, also under a thread that receives."""
+        self._end()
+        self._sock.close()
+
+    def _end(self) -> None:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        self._sock.close()
 
 
 def listen(folder: Path, name: str, mode: int) -> socket.socket:

@@ -34,7 +34,6 @@ def main(folder: Path, lock: int) -> int:
         return 1
     finally:
         (folder / HOST_SOCKET).unlink(missing_ok=True)
-        shutil.rmtree(node.folder / "work" / order.name, ignore_errors=True)
         if not (folder / ERROR).exists():
             shutil.rmtree(folder, ignore_errors=True)
     return 0

@@ -250,7 +250,9 @@ class AttemptRunner:
         if not told["warm"]:
             writer.say(f"container exited with code {told['exit_code']}")
         elif told["exit_code"]:
-            writer.output("stderr", f"\n{told.get('message', '')}\n".encode() if told.get("message") else b"")
+            said = str(told.get("message", ""))
+            if said and not any(said.splitlines()[0] in line for line in writer.tail[-5:]):
+                writer.output("stderr", f"{said}\n".encode())
             writer.say(f"scan {host.scans + 1} of {host.name} failed, as if by exit code {told['exit_code']}")
         else:
             writer.say(f"scan {host.scans + 1} of {host.name} is done; the container waits for the next one")

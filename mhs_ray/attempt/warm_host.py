@@ -19,9 +19,11 @@ import base64
 import contextlib
 import logging
 import queue
+import shutil
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -93,7 +95,10 @@ class WarmHost:
             node.folder / "sandboxes",
             lambda target: self._put(_Event("denied", target)),
         )  # fmt: skip
-        with self._sandbox, listen(self._work, CONTAINER_SOCKET, 0o666) as inside:
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, self._work.parent, ignore_errors=True)
+            stack.enter_context(self._sandbox)
+            inside = stack.enter_context(listen(self._work, CONTAINER_SOCKET, 0o666))
             threading.Thread(target=self._accept, args=(inside,), name="container", daemon=True).start()
             try:
                 with listen(self._folder, HOST_SOCKET, 0o600) as attempts:

@@ -8,6 +8,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,14 +188,15 @@ class AttemptRunner:
         work = node.folder / "work" / order.container_name
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, work, ignore_errors=True)
-            host = stack.enter_context(
-                lease(order, warm, node.folder, self._slot, self._gpus, self._stopped.is_set)
-            )  # fmt: skip
+            held = lease(order, warm, node.folder, self._slot, self._gpus, self._stopped.is_set)
+            with ThreadPoolExecutor(1, thread_name_prefix="lease") as pool:  # a fresh host takes a moment to open
+                leasing = pool.submit(stack.enter_context, held)
+                ready = prepare(
+                    order, node.engine, node.cache, None, stack,
+                    pulled=self._pulled, gate=node.gate, say=writer.say, cancelled=self._stopped.is_set,
+                )  # fmt: skip
+            host = leasing.result()
             self._warm = {"container": host.name, "scan": host.scans + 1}
-            ready = prepare(
-                order, node.engine, node.cache, None, stack,
-                pulled=self._pulled, gate=node.gate, say=writer.say, cancelled=self._stopped.is_set,
-            )  # fmt: skip
             self._timings |= ready.timings
             file, packed = slide_files(ready.slide, work)
             if self._stopped.is_set():

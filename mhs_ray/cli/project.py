@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mhs_ray.cli import output, trial
+from mhs_ray.cli import output, plain_run, trial
 from mhs_ray.cli.command import command
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.settings import load_settings
@@ -18,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     command(app, rich_help_panel="Making a model")(init)
     command(app, "test", rich_help_panel="Making a model")(trial.try_image)
+    command(app, "local-env", rich_help_panel="Making a model")(plain_run.local_env)
     command(app, "base-image", rich_help_panel="Making a model")(base_image)
     command(app, rich_help_panel="The platform on this machine")(bench)
 

@@ -7,18 +7,21 @@ import binascii
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from pydantic import AfterValidator
 
 from api.errors import Problem, TooLargeError
 from api.schemas import MAX_ROW_ID, storable
+from mhs_ray.auth.buckets import Buckets
 from mhs_ray.auth.tokens import AttemptIdentity
-from mhs_ray.domain.errors import ForbiddenError, UnauthenticatedError
+from mhs_ray.domain.errors import ForbiddenError, RateLimitedError, UnauthenticatedError
 from mhs_ray.domain.models import Principal
 from mhs_ray.services.core import Core
 from mhs_ray.store.sql.scope import Page
 
 
-def core_of(request: Request) -> Core:
+# What only looks at memory is `async`: FastAPI sends everything else to a thread and back, at a tenth of a millisecond.
+async def core_of(request: Request) -> Core:
     """Return the services of this replica."""
     core: Core = request.app.state.core
     return core
@@ -38,32 +41,53 @@ def basic_credentials(header: str) -> tuple[str, str]:
     return user, password
 
 
-def caller(request: Request, core: CoreDep) -> AttemptIdentity | Principal:
-    """Return who calls, by Bearer token or by Basic id:secret. Raises UnauthenticatedError."""
-    header = request.headers.get("authorization", "")
+async def caller(request: Request, core: CoreDep) -> AttemptIdentity | Principal:
+    """Return who calls, by Bearer token or by Basic id:secret. Raises UnauthenticatedError, RateLimitedError."""
+    who = await _identify(request.headers.get("authorization", ""), core)
+    limit_rate(request, f"job-{who.job_id}" if isinstance(who, AttemptIdentity) else who.client_id)
+    return who
+
+
+def limit_rate(request: Request, key: str) -> None:
+    """Count one request of a caller. Raises RateLimitedError."""
+    buckets: Buckets = request.app.state.rates
+    if wait_s := buckets.take(key):
+        raise RateLimitedError("this client sends more requests than it may; slow down", wait_s)
+
+
+async def _identify(header: str, core: Core) -> AttemptIdentity | Principal:
     scheme = header[:7].lower()
     if scheme == "bearer ":
-        holder = core.tokens.verify(header[7:].strip())
-        return holder if isinstance(holder, AttemptIdentity) else core.verifier.current(holder.client_id)
+        return await run_in_threadpool(_holder, core, header[7:].strip())
     if scheme.startswith("basic "):
-        return core.verifier.verify(*basic_credentials(header))
+        client_id, secret = basic_credentials(header)
+        known = core.verifier.remembered(client_id, secret)
+        return known if known is not None else await run_in_threadpool(core.verifier.verify, client_id, secret)
     raise UnauthenticatedError(
         "no credential: send Authorization: Bearer <token>, or Basic with a client's id and secret"
     )
 
 
+def _holder(core: Core, token: str) -> AttemptIdentity | Principal:
+    if provider := core.outsiders.provider_of(token):
+        return core.outsiders.verify(provider, token)
+    holder = core.tokens.verify(token)
+    return holder if isinstance(holder, AttemptIdentity) else core.verifier.current(holder.client_id)
+
+
 CallerDep = Annotated[AttemptIdentity | Principal, Depends(caller)]
 
 
-def principal(who: CallerDep) -> Principal:
+async def principal(who: CallerDep) -> Principal:
     """Return the client that calls; a model container has no business here."""
     if isinstance(who, AttemptIdentity):
         raise ForbiddenError("the token of a model container is good for posting its results only")
     return who
 
 
-def writer(who: Annotated[Principal, Depends(principal)]) -> Principal:
-    """Return the client that calls if it may change things."""
+async def writer(request: Request, who: Annotated[Principal, Depends(principal)]) -> Principal:
+    """Return the client that calls if it may change things; what it does is audited (`api.audited`)."""
+    request.state.writer = who
     if not who.may_write:
         raise ForbiddenError("a viewer can look but not change anything")
     return who
@@ -93,10 +117,10 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI entries of the problem documents a route can answer with; 401 and 422 always."""
+    """Return the OpenAPI entries of the problem documents a route can answer with; these four always."""
     return {
         status: {"model": Problem, "description": "problem document (RFC 9457)"}
-        for status in sorted({401, 403, 422, *statuses})
+        for status in sorted({401, 403, 422, 429, *statuses})
     }
 
 

@@ -43,6 +43,7 @@ TABLE: Final[Mapping[type[e.MhsError], Kind]] = {
     e.UnauthenticatedError: Kind("unauthenticated", 401, "Who are you?"),
     e.ForbiddenError: Kind("forbidden", 403, "You may not do this"),
     e.OverloadedError: Kind("overloaded", 503, "Come back later"),
+    e.RateLimitedError: Kind("rate-limited", 429, "Too many requests"),
     e.RegistryError: Kind("registry", 502, "The image registry failed"),
     e.BlobsFullError: Kind("storage-full", 507, "There is no room for more"),
     e.BlobError: Kind("blob-store", 502, "The blob store failed"),
@@ -104,7 +105,7 @@ def install(app: FastAPI) -> None:
             return await on_bug(request, error)
         faults = [{"path": f.path, "message": f.message} for f in getattr(error, "faults", ())]
         headers = {}
-        if isinstance(error, e.OverloadedError | e.BlobsFullError):
+        if isinstance(error, e.OverloadedError | e.BlobsFullError | e.RateLimitedError):
             headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, e.UnauthenticatedError):
             headers["WWW-Authenticate"] = 'Bearer realm="mhs", Basic realm="mhs"'

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mhs_ray.domain import models as m
 from mhs_ray.domain.env import EnvVar
+from mhs_ray.domain.errors import Fault, InvalidInputError
 from mhs_ray.domain.failures import FailureClass, FailureCode
 from mhs_ray.domain.states import JobState
 from mhs_ray.results.outbox import DeliveryState, Kind
@@ -46,6 +47,102 @@ class PageOut(Wire, Generic[T]):
 
     items: list[T]
     next_cursor: str | None = Field(description="give it back as `cursor` for the next piece; null at the end")
+
+
+def refuse_null(values: dict[str, Any], *names: str) -> None:
+    """Raises InvalidInputError for fields of a change that cannot be null."""
+    if missing := [name for name in names if name in values and values[name] is None]:
+        raise InvalidInputError([Fault(f"$.{name}", "cannot be null; leave it out to keep it") for name in missing])
+
+
+# ------------------------------------------------------------ access
+
+
+class MeOut(Wire):
+    """Who calls."""
+
+    client_id: str
+    name: str
+    role: m.Role
+    company_id: int
+    company: str
+
+
+class ClientIn(Body):
+    """A new API client."""
+
+    name: Text = Field(examples=["LIMS"])
+    role: m.Role = m.Role.LAB_USER
+    company_id: RowId | None = Field(None, description="another company's; for operators")
+
+
+class ClientOut(Wire):
+    """An API client; its secret is kept nowhere."""
+
+    id: str = Field(examples=["mhs-0f3c1a2b4d5e6f70"])
+    company_id: int
+    name: str
+    role: m.Role
+    created_by: str
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewClientOut(Wire):
+    """A client that was just made, with its secret, which is shown this once."""
+
+    client: ClientOut
+    client_secret: str
+
+
+class WebhookSecretOut(Wire):
+    """What webhook calls are signed with, shown this once."""
+
+    secret: str
+
+
+ExternalId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
+
+
+class CompanyIn(Body):
+    """A new company."""
+
+    name: Text = Field(examples=["North Lab"])
+    external_id: ExternalId | None = Field(None, description="Techcyte's or the identity provider's id of it")
+    mhs_enabled: bool = Field(True, description='the feature flag "Model Hosting Service"')
+
+
+class CompanyPatch(Body):
+    """What is to change."""
+
+    name: Text | None = None
+    external_id: ExternalId | None = None
+    mhs_enabled: bool | None = None
+    max_active_jobs: int | None = Field(None, ge=0, le=1_000_000, description="null: no limit of its own")
+
+
+class CompanyOut(Wire):
+    """A tenant."""
+
+    id: int
+    name: str
+    external_id: str | None
+    mhs_enabled: bool
+    max_active_jobs: int | None
+    has_webhook_secret: bool
+    created_at: datetime
+
+
+class AuditOut(Wire):
+    """Who did what to what, and when."""
+
+    id: int
+    at: datetime
+    who: str
+    client_id: str
+    action: str = Field(examples=["create image"])
+    target: str = Field(examples=["/v1/images/3"])
 
 
 # ------------------------------------------------------------ instance types
@@ -318,9 +415,13 @@ class JobOut(Wire):
     ended_at: datetime | None
     queue_position: int | None = None
     expected_wait_s: float | None = Field(None, description="while queued: if things go on as they went lately")
+    waits_because: str | None = Field(None, description="while it has no node: what it waits for, in a sentence")
 
     @classmethod
-    def of(cls, j: m.Job, queue_position: int | None = None, expected_wait: timedelta | None = None) -> JobOut:
+    def of(
+        cls, j: m.Job, queue_position: int | None = None, expected_wait: timedelta | None = None,
+        waits_because: str | None = None,
+    ) -> JobOut:  # fmt: skip
         """Name task and scan as the contract does."""
         return cls(
             id=j.id, state=j.state, task_id=str(j.task_number), scan_row_id=j.scan_id, scan_id=str(j.scan_number),
@@ -330,6 +431,7 @@ class JobOut(Wire):
             resources=dict(j.resources), created_by=j.created_by, created_at=j.created_at, started_at=j.started_at,
             ended_at=j.ended_at, queue_position=queue_position,
             expected_wait_s=None if expected_wait is None else round(expected_wait.total_seconds(), 1),
+            waits_because=waits_because,
         )  # fmt: skip
 
 
@@ -465,6 +567,28 @@ class ResultsOut(Wire):
 
     case_results: dict[str, Any] | None = Field(alias="caseResults")
     scan_results: list[ScanResultOut] = Field(alias="scanResults")
+
+
+class DayUsageOut(Wire):
+    """What a company used of an instance type in attempts that ended on a day (UTC)."""
+
+    day: date
+    company_id: int
+    company: str
+    instance_type: str
+    attempts: int
+    jobs: int = Field(description="that ended for good")
+    failed: int
+    gpu_s: float = Field(description="seconds that containers held a GPU")
+    platform_gpu_s: float = Field(description="the part of gpu_s that failures of the platform wasted")
+
+
+class UsageOut(Wire):
+    """Usage from one day to another, both included."""
+
+    since: date
+    until: date
+    items: list[DayUsageOut]
 
 
 class TokenOut(Wire):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api import schemas as s
+from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, IdQuery, LimitQuery, NameQuery, WhoDep, WriterDep, page_out, problems
 from mhs_ray.domain.env import EnvVar
 from mhs_ray.domain.errors import Fault, InvalidInputError
@@ -12,7 +13,7 @@ from mhs_ray.domain.instances import INSTANCE_TYPES
 from mhs_ray.domain.models import ImageStatus
 from mhs_ray.registry.instructions import push_instructions, push_variants
 
-router = APIRouter(prefix="/v1", responses=problems())
+router = APIRouter(prefix="/v1", route_class=AuditedRoute, responses=problems())
 
 
 @router.get("/instance-types", tags=["instance types"], summary="List the instance types")

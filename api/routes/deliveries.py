@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api import schemas as s
+from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, LimitQuery, WhoDep, WriterDep, page_out, problems
 from mhs_ray.domain.ids import parse_id
 from mhs_ray.results.outbox import DeliveryState
 
-router = APIRouter(prefix="/v1/deliveries", tags=["deliveries"], responses=problems())
+router = APIRouter(prefix="/v1/deliveries", tags=["deliveries"], route_class=AuditedRoute, responses=problems())
 
 
 @router.get("", summary="List deliveries to Techcyte")

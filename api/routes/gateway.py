@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Annotated, Any
 from urllib.parse import parse_qs
@@ -10,12 +11,16 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api import schemas as s
-from api.deps import CallerDep, CoreDep, basic_credentials, problems, read_body
+from api.audited import AuditedRoute
+from api.deps import CallerDep, CoreDep, basic_credentials, limit_rate, problems, read_body
+from mhs_ray.auth.tokens import AttemptIdentity
 from mhs_ray.domain.errors import InvalidInputError, UnauthenticatedError
+from mhs_ray.domain.models import Principal
 from mhs_ray.results.triage import CasePatchBody
 from mhs_ray.results.wire import ResultsBody
+from mhs_ray.telemetry.traces import Traces
 
-router = APIRouter(prefix="/api/v3", tags=["results gateway"], responses=problems())
+router = APIRouter(prefix="/api/v3", tags=["results gateway"], route_class=AuditedRoute, responses=problems())
 _TOKEN_LIFE = timedelta(hours=12)
 _FORM = {
     "schema": {
@@ -31,6 +36,12 @@ def _body(model: type[Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+def _note_client(request: Request, who: AttemptIdentity | Principal) -> None:
+    """What a container posts is its job's story; what somebody posts by hand is audited."""
+    if isinstance(who, Principal):
+        request.state.writer = who
+
+
 @router.post(
     "/external/results/{task_id}",
     status_code=201,
@@ -40,9 +51,12 @@ def _body(model: type[Any]) -> dict[str, Any]:
 )
 async def post_results(request: Request, core: CoreDep, who: CallerDep, task_id: str) -> None:
     """All or nothing; a second request for a scan that has its result is answered alike and stores nothing."""
+    _note_client(request, who)
     poster = await run_in_threadpool(core.gateway.authorize, who, task_id)
     body = await read_body(request, core.settings.api.max_results_body)
-    await run_in_threadpool(core.gateway.post, poster, body)
+    traces: Traces | None = request.app.state.traces
+    with traces.posting(poster.job_id, poster.attempt) if traces else nullcontext():
+        await run_in_threadpool(core.gateway.post, poster, body)
 
 
 @router.patch(
@@ -54,6 +68,7 @@ async def post_results(request: Request, core: CoreDep, who: CallerDep, task_id:
 )
 async def patch_case(request: Request, core: CoreDep, who: CallerDep, task_id: str) -> Response:
     """Omitted fields stay as they are."""
+    _note_client(request, who)
     poster = await run_in_threadpool(core.gateway.authorize, who, task_id)
     body = await read_body(request, core.settings.api.max_body)
     await run_in_threadpool(core.gateway.patch_case, poster, body)
@@ -90,5 +105,6 @@ async def post_token(
     else:
         raise UnauthenticatedError("send HTTP Basic id:secret, or the form fields client_id and client_secret")
     who = await run_in_threadpool(core.verifier.verify, client_id, secret)
+    limit_rate(request, who.client_id)
     token = core.tokens.for_client(who, _TOKEN_LIFE)
     return s.TokenOut(access_token=token, expires_in=int(_TOKEN_LIFE.total_seconds()))

@@ -8,12 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api import schemas as s
+from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, LimitQuery, NameQuery, WhoDep, WriterDep, page_out, problems
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.ids import parse_id
 from mhs_ray.domain.models import ScanStatus
 
-router = APIRouter(prefix="/v1/scans", tags=["scans"], responses=problems())
+router = APIRouter(prefix="/v1/scans", tags=["scans"], route_class=AuditedRoute, responses=problems())
 
 
 @router.get("", summary="List scans")

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api import schemas as s
-from api.deps import CoreDep, CursorQuery, IdQuery, LimitQuery, WhoDep, WriterDep, page_out, problems, read_body
+from api.deps import (
+    CoreDep,
+    CursorQuery,
+    IdQuery,
+    LimitQuery,
+    WhoDep,
+    WriterDep,
+    caller,
+    limit_rate,
+    page_out,
+    principal,
+    problems,
+    read_body,
+    writer,
+)
 from api.webhook_example import WEBHOOK_EXAMPLE
-from mhs_ray.domain.errors import InvalidInputError
+from mhs_ray.auth.webhook import HEADER, PREFIX, verify_bearer, verify_signature
+from mhs_ray.domain.errors import InvalidInputError, UnauthenticatedError
 from mhs_ray.domain.ids import encode_id, parse_id
-from mhs_ray.domain.models import Task
+from mhs_ray.domain.models import Principal, Task
 from mhs_ray.services.core import Core
 from mhs_ray.services.submissions import from_api, from_webhook
 from mhs_ray.store.sql.tasks import Submission, Submitted
@@ -46,9 +61,37 @@ async def _submit(request: Request, core: Core, submission: Submission, response
         }
     },
 )
-async def webhook(request: Request, response: Response, core: CoreDep, who: WriterDep) -> s.SubmittedOut:
-    """Each scan of the request becomes one job. Committed before the answer; the same `task_id` again adds nothing."""
+async def webhook(request: Request, response: Response, core: CoreDep) -> s.SubmittedOut:
+    """Each scan of the request becomes one job. Committed before the answer; the same `task_id` again adds nothing.
+
+    Signed with the company's webhook secret (`X-MHS-Signature`), with that secret as a bearer token, or as a client.
+    """
+    signature = request.headers.get(HEADER)
+    token = request.headers.get("authorization", "").partition(" ")[2].strip()
+    by_secret = signature is not None or token.startswith(PREFIX)
+    who = None if by_secret else await writer(request, await principal(await caller(request, core)))
     body = await read_body(request, core.settings.api.max_body)
+    if who is None:
+        who = await run_in_threadpool(_sender, request, core, signature, token, body)
+    return await _submit(request, core, from_webhook(who, _read(body), core.settings.host), response)
+
+
+def _sender(request: Request, core: Core, signature: str | None, token: str, body: bytes) -> Principal:
+    try:
+        posted = _read(body)
+    except InvalidInputError:
+        if signature is not None:  # nothing says whose signature it would be
+            raise UnauthenticatedError("the body of a signed call is no JSON object with a company_id") from None
+        posted = {}
+    if signature is not None:
+        who = verify_signature(core.companies, signature, posted, body)
+    else:
+        who = verify_bearer(core.companies, token, posted)
+    limit_rate(request, who.client_id)
+    return who
+
+
+def _read(body: bytes) -> dict[str, Any]:
     try:
         posted = json.loads(body, parse_constant=_no_constant)
     except ValueError as error:
@@ -57,7 +100,7 @@ async def webhook(request: Request, response: Response, core: CoreDep, who: Writ
         raise InvalidInputError.at("$", "the body is nested too deeply") from None
     if not isinstance(posted, dict):
         raise InvalidInputError.at("$", "the body must be a JSON object")
-    return await _submit(request, core, from_webhook(who, posted, core.settings.host), response)
+    return posted
 
 
 @router.post(

@@ -86,6 +86,7 @@ class AttemptRunner:
         self._ended = threading.Event()
         self._watch = _Watch()
         self._timings: dict[str, float] = {}
+        self._slide_cached: bool | None = None
         self._feed: TileFeedProcess | None = None
         self._slide_sha256: tuple[str, ...] = ()
 
@@ -146,6 +147,7 @@ class AttemptRunner:
                 pulled=self._pulled, gate=node.gate, say=writer.say, cancelled=self._stopped.is_set,
             )  # fmt: skip
             self._timings |= ready.timings
+            self._slide_cached = ready.slide.was_cached
             self._slide_sha256 = ready.slide.sha256
             # Pushed last, so removed first: the model container goes before its network and scratch.
             stack.callback(node.engine.remove, order.container_name)
@@ -268,6 +270,7 @@ class AttemptRunner:
             "memory_peak_bytes": self._watch.memory_peak_bytes,
             "memory_limit_bytes": kind.memory_bytes,
             "gpus": list(self._gpus),
+            "slide_cached": self._slide_cached,
             "slide_sha256": list(self._slide_sha256),
             **({"tiles": self._feed.progress} if self._feed else {}),
         }

@@ -11,16 +11,26 @@ import time
 from typing import Final
 
 from argon2 import PasswordHasher
-from argon2.exceptions import VerificationError
+from argon2.exceptions import InvalidHashError, VerificationError
 
-from mhs_ray.domain.errors import UnauthenticatedError
+from mhs_ray.auth.buckets import Buckets
+from mhs_ray.domain.errors import ForbiddenError, RateLimitedError, UnauthenticatedError
 from mhs_ray.domain.models import Principal
 from mhs_ray.store.sql.clients import Clients
 
 _HASHER: Final = PasswordHasher()
 _REMEMBER_S: Final = 60.0  # how long a revocation, a new role or a new secret may lag
 _MAX_REMEMBERED: Final = 10_000
+_WRONG_RATE: Final = 0.2  # wrong secrets a second for one id, after the first few
+_WRONG_BURST: Final = 10
 _WRONG: Final = "the client id or the client secret is wrong, or the client was revoked"
+
+
+def enabled(who: Principal) -> Principal:
+    """Return `who`. Raises ForbiddenError when the feature is switched off for its company."""
+    if not who.enabled:
+        raise ForbiddenError("the Model Hosting Service is switched off for your company; an operator can switch it on")
+    return who
 
 
 def hash_secret(secret: str) -> str:
@@ -43,34 +53,58 @@ class ClientVerifier:
         self._known: dict[str, tuple[bytes, float, Principal]] = {}
         self._alive: dict[str, tuple[float, Principal]] = {}
         self._lock = threading.Lock()
+        self._wrong = Buckets(_WRONG_RATE, _WRONG_BURST)
+
+    def forget(self, client_id: str) -> None:
+        """Look this client up anew at its next call, here; other replicas do within a minute."""
+        with self._lock:
+            self._known.pop(client_id, None)
+            self._alive.pop(client_id, None)
+
+    def remembered(self, client_id: str, secret: str) -> Principal | None:
+        """Return who this is if it was verified a moment ago; never blocks."""
+        known = self._known.get(client_id)
+        if known and known[1] > time.monotonic() and hmac.compare_digest(known[0], self._digest(client_id, secret)):
+            return known[2]
+        return None
+
+    def _digest(self, client_id: str, secret: str) -> bytes:
+        return hmac.digest(self._pepper, f"{client_id}\0{secret}".encode(), hashlib.sha256)
 
     def verify(self, client_id: str, secret: str) -> Principal:
-        """Return who this is. Raises UnauthenticatedError, the same for every cause."""
+        """Return who this is.
+
+        Raises UnauthenticatedError, the same for every cause; ForbiddenError for a client that proved who it is but
+        whose company is switched off; RateLimitedError after too many wrong secrets for one id.
+        """
         if "\x00" in client_id:
             raise UnauthenticatedError(_WRONG)
-        digest = hmac.digest(self._pepper, f"{client_id}\0{secret}".encode(), hashlib.sha256)
-        known = self._known.get(client_id)
-        if known and known[1] > time.monotonic() and hmac.compare_digest(known[0], digest):
-            return known[2]
+        known = self.remembered(client_id, secret)
+        if known is not None:
+            return known
+        wait_s = self._wrong.wait_s(client_id)
+        if wait_s:
+            raise RateLimitedError("too many wrong secrets for this client id; wait before the next try", wait_s)
         found = self._clients.lookup(client_id)
-        if found is None:
+        if found is None:  # ids are random, so that nothing is given away by answering sooner
             raise UnauthenticatedError(_WRONG)
-        principal, hashed = found
         try:
-            _HASHER.verify(hashed, secret)
-        except VerificationError:
+            _HASHER.verify(found[1], secret)
+        except (VerificationError, InvalidHashError):
+            self._wrong.take(client_id)
             raise UnauthenticatedError(_WRONG) from None
+        principal = enabled(found[0])
         self._clients.used(client_id)
         with self._lock:
             if len(self._known) > _MAX_REMEMBERED:
                 self._known.clear()
-            self._known[client_id] = (digest, time.monotonic() + _REMEMBER_S, principal)
+            self._known[client_id] = (self._digest(client_id, secret), time.monotonic() + _REMEMBER_S, principal)
         return principal
 
     def current(self, client_id: str) -> Principal:
         """Return what a client that holds a token of ours is now: its role may have changed since it was issued.
 
-        Raises UnauthenticatedError when it was revoked, or its company switched off.
+        Raises UnauthenticatedError when it was revoked, ForbiddenError when its company is switched off.
         """
         known = self._alive.get(client_id)
         if known and known[0] > time.monotonic():
@@ -78,6 +112,7 @@ class ClientVerifier:
         found = self._clients.lookup(client_id)
         if found is None:
             raise UnauthenticatedError("the client that this token was issued to was revoked")
+        enabled(found[0])
         with self._lock:
             if len(self._alive) > _MAX_REMEMBERED:
                 self._alive.clear()

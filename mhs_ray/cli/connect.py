@@ -16,8 +16,11 @@ from mhs_ray.platform.up import Running
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-def connect() -> Client:
-    """Return a client of the API. Raises UnreachableError when nothing runs, InvalidInputError for half a setting."""
+def connect(*, operator: bool = False) -> Client:
+    """Return a client of the API. Raises UnreachableError when nothing runs, InvalidInputError for half a setting.
+
+    operator: as this machine's operator; where MHS_URL is set, its client decides.
+    """
     named = client_environment()
     if named.url:
         if not (named.client_id and named.client_secret):
@@ -27,15 +30,15 @@ def connect() -> Client:
         if urlsplit(named.url).scheme not in {"http", "https"}:
             raise InvalidInputError.at("MHS_URL", "must be an http(s) URL such as https://mhs.example.org")
         return Client(named.url, named.client_id, named.client_secret.get_secret_value())
-    return connect_home(load_settings())
+    return connect_home(load_settings(), operator=operator)
 
 
-def connect_home(settings: Settings) -> Client:
+def connect_home(settings: Settings, *, operator: bool = False) -> Client:
     """Return a client of the platform that runs in this home. Raises UnreachableError when none does."""
     try:
         endpoints = Endpoints.load(settings.home)
-        keys = settings.home / "keys"
-        client_id, secret = ((keys / name).read_text().strip() for name in ("client-id", "client-secret"))
+        keys, whose = settings.home / "keys", "operator" if operator else "client"
+        client_id, secret = ((keys / f"{whose}-{part}").read_text().strip() for part in ("id", "secret"))
     except (ConflictError, FileNotFoundError):
         raise NotRunningError(str(settings.home)) from None
     except PermissionError:
@@ -53,4 +56,4 @@ def is_running(settings: Settings) -> bool:
 
 def is_local(client: Client) -> bool:
     """Say whether the API runs on this machine, so that it can read files here."""
-    return (urlsplit(client.http.url).hostname or "") in _LOOPBACK
+    return (urlsplit(client.url).hostname or "") in _LOOPBACK

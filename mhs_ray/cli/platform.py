@@ -19,6 +19,7 @@ def add_to(app: typer.Typer) -> None:
     panel = {"rich_help_panel": "The platform on this machine"}
     command(app, **panel)(up)
     command(app, **panel)(down)
+    command(app, **panel)(upgrade)
     command(app, **panel)(status)
     command(app, **panel)(doctor)
 
@@ -61,6 +62,19 @@ def down() -> None:
     stopped = platform.down(settings, output.note) if settings.home.exists() else False
     dockerd.stop(settings)
     output.emit({"stopped": stopped}, lambda _: output.line("stopped" if stopped else "nothing was running"))
+
+
+def upgrade() -> None:
+    """Put this version in the place of the running one while jobs run: the API, the dispatcher and the registrar.
+
+    Install the new version first, where the old one is. Running jobs go on, accepted ones stay queued. A new version of
+    Ray, of the registry or of the blob server needs `mhs down` and `mhs up`: what ran then is run again.
+    """
+    from mhs_ray import __version__
+    from mhs_ray.platform import up as platform
+
+    platform.upgrade(load_settings(), output.note)
+    output.emit({"upgraded": True, "version": __version__}, lambda _: output.line(f"this is version {__version__} now"))
 
 
 def status() -> None:

@@ -119,7 +119,7 @@ def _pull(engine: Any, image: Mapping[str, Any]) -> str:
 
 
 def _recorded(mhs: Client, job: int, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    return mhs.job_results(job) if facts["results_digest"] is not None else None
+    return dict(mhs.job_results(job)) if facts["results_digest"] is not None else None
 
 
 def _verdict(

@@ -9,6 +9,7 @@
     ├── UnauthenticatedError    no credential, or not a good one         (401)
     ├── ForbiddenError          a good credential without the right      (403)
     ├── OverloadedError         come back later                          (503)
+    ├── RateLimitedError        one caller asks too often                (429)
     ├── TransitionError         an event that a job's state cannot take
     ├── EngineError             podman or Docker failed
     │   └── ExecError           the image's entrypoint is missing or not executable
@@ -88,6 +89,17 @@ class OverloadedError(MhsError):
     """The platform protects what it already accepted; try again after ``retry_after_s``."""
 
     def __init__(self, message: str, retry_after_s: int = 30) -> None:
+        super().__init__(message, retry_after_s)
+        self.message, self.retry_after_s = message, retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class RateLimitedError(MhsError):
+    """One caller asks more often than it may; its next request is taken in ``retry_after_s``."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message, retry_after_s)
         self.message, self.retry_after_s = message, retry_after_s
 

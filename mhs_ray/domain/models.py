@@ -74,11 +74,57 @@ class Principal:
     name: str
     role: Role
     client_id: str = ""
+    enabled: bool = True  # the company's feature flag "Model Hosting Service"
 
     @property
     def may_write(self) -> bool:
         """Viewers only look."""
         return self.role is not Role.VIEWER
+
+    @property
+    def may_administer(self) -> bool:
+        """Lab Admins say who else may call for their company; operators for every company."""
+        return self.role in {Role.LAB_ADMIN, Role.OPERATOR}
+
+
+@dataclass(frozen=True, slots=True)
+class ApiClient:
+    """An API client as people see it: never its secret, which was shown once."""
+
+    id: str
+    company_id: int
+    name: str
+    role: Role
+    created_by: str
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """A tenant. external_id: what Techcyte or an identity provider calls it."""
+
+    id: int
+    name: str
+    external_id: str | None
+    mhs_enabled: bool
+    max_active_jobs: int | None
+    has_webhook_secret: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One line of the log of who did what."""
+
+    id: int
+    company_id: int
+    at: datetime
+    who: str
+    client_id: str
+    action: str
+    target: str
 
 
 @dataclass(frozen=True, slots=True)

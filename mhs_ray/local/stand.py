@@ -108,7 +108,7 @@ class _OneNode:
     def offers(self, instance_type: str) -> bool:
         return True
 
-    def launch(self, key: AttemptKey, label: str, instance_type: str) -> None:
+    def launch(self, key: AttemptKey, label: str, instance_type: str, prefer: str | None = None) -> None:
         self.launched.append(key)
 
     def stop(self, key: AttemptKey) -> None:

@@ -43,6 +43,7 @@ def from_webhook(who: Principal, body: Mapping[str, Any], host: str) -> Submissi
     return Submission(
         company_id=who.company_id,
         by=who.name,
+        client_id=who.client_id,
         origin="techcyte",
         host=host,
         scans=scans,
@@ -78,6 +79,7 @@ def from_api(
     return Submission(
         company_id=who.company_id,
         by=who.name,
+        client_id=who.client_id,
         origin="local",
         host=host,
         scans=tuple(RequestedScan(id=s, path=f"$.scan_ids[{i}]") for i, s in enumerate(scan_ids)),

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 
+import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from mhs_ray.domain.models import Principal, Role
+from mhs_ray.store.sql.audit import Audit
+from mhs_ray.store.sql.companies import Companies
 from mhs_ray.store.sql.database import Database
 from mhs_ray.store.sql.tables import metadata
-from tests.store_fixtures import vault
+from tests.store_fixtures import World, vault
 
 
 def test_the_migrated_schema_is_what_the_tables_say(db: Database) -> None:
@@ -61,3 +66,21 @@ def test_several_processes_that_start_at_once_migrate_once(bare_url: str) -> Non
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def test_no_line_of_the_audit_can_be_changed_or_removed(db: Database) -> None:
+    company = World(db).company()
+    who = Principal(company, "ann", Role.LAB_ADMIN, "mhs-1")
+    Audit(db).note(who, "create image", "/v1/images/1")
+    for statement in ("UPDATE audit SET who = 'eve'", "DELETE FROM audit"):
+        with pytest.raises(sa.exc.DBAPIError, match="append-only"), db.write() as conn:
+            conn.execute(sa.text(statement))
+    (entry,) = Audit(db).page(company, cursor=None, limit=10).items
+    assert (entry.who, entry.action) == ("ann", "create image")
+
+
+def test_a_signed_call_is_taken_once_and_forgotten_when_it_is_too_old_anyway(db: Database) -> None:
+    companies, now, hour = Companies(db), datetime.now(UTC), timedelta(hours=1)
+    assert companies.take_call("s", now, now - hour)
+    assert not companies.take_call("s", now, now - hour)
+    assert companies.take_call("s", now + 2 * hour, now + hour)

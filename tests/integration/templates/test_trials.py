@@ -134,6 +134,7 @@ def test_the_pytorch_template_runs_with_pytorch(mhs: Try, podman_engine: PodmanE
     assert "Computing on cpu" in log
     check_stain(found)
     # The template's own tests once more in there: PyTorch and NumPy must give the same.
+    (lab / ".dockerignore").unlink()
     with (lab / "Dockerfile").open("a") as dockerfile:
         dockerfile.write("COPY tests tests\nRUN python3 -m unittest discover -v -s tests -t .\n")
     tools.build(lab, "localhost/mhs-torch-tests:test", {"BASE_IMAGE": _TORCH_TAG})

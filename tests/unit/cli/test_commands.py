@@ -57,11 +57,13 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> list[tuple[str, .
 
 def test_there_is_every_command_that_was_promised() -> None:
     promised = (
+        "client/create client/list client/revoke company/create company/list company/update company/on company/off "
+        "webhook-secret/create webhook-secret/remove audit-log "
         "up down status doctor demo bench init base-image submit jobs tasks logs results image/create image/push "
         "image/list image/show image/instructions image/rename image/delete image/versions container/create "
         "container/list container/show container/update container/delete algorithm/create algorithm/list "
         "algorithm/show algorithm/update algorithm/delete scan/add scan/list scan/show scan/url scan/delete job/show "
-        "job/events job/cancel job/rerun"
+        "job/events job/cancel job/rerun usage backup restore upgrade"
     )
     assert {"/".join(c) for c in commands()} >= set(promised.split())
 
@@ -265,3 +267,47 @@ def test_settings_are_listed_without_secrets(tmp_path: Path) -> None:
 
 def test_an_unknown_benchmark_is_refused_with_those_there_are() -> None:
     assert "is no benchmark" in mhs("bench", "nope").stderr
+
+
+def test_usage_is_shown_or_written_as_parquet(api: FakeApi, tmp_path: Path) -> None:
+    row = {
+        "day": "2026-03-02", "company_id": 1, "company": "North", "instance_type": "g5.2xlarge", "attempts": 3,
+        "jobs": 2, "failed": 0, "gpu_s": 7200.0, "platform_gpu_s": 0.0,
+    }  # fmt: skip
+    usage = {"since": "2026-03-01", "until": "2026-03-31", "items": [row]}
+    api.on("GET", "/v1/usage", ok(usage))
+    assert document(mhs("usage", "--since", "2026-03-01", "--json")) == usage
+    shown = mhs("usage")
+    assert "g5.2xlarge" in shown.stdout
+    assert "2.00 GPU-hours" in shown.stderr
+    file = tmp_path / "march.parquet"
+    assert document(mhs("usage", "-o", str(file), "--json"))["file"] == str(file)
+    assert file.stat().st_size > 0
+    assert mhs("usage", "-o", "march.xls").exit_code == 1
+
+
+# ---- who has access
+
+
+def test_a_client_is_made_with_its_role_and_its_secret_shown_once(api: FakeApi) -> None:
+    client = {
+        "id": "mhs-7", "company_id": 1, "name": "LIMS", "role": "Viewer", "created_by": "me",
+        "created_at": "2026-03-02T09:26:53Z", "last_used_at": None, "revoked_at": None,
+    }  # fmt: skip
+    api.routes["POST", "/v1/clients"] = [ok({"client": client, "client_secret": "once-s3cret"}, 201)]
+    result = mhs("client", "create", "LIMS", "--role", "Viewer")
+    assert result.exit_code == 0
+    assert "once-s3cret" in result.stdout
+    assert api.seen[-1].json == {"name": "LIMS", "role": "Viewer", "company_id": None}
+    api.routes["POST", "/v1/clients/mhs-7/revoke"] = [ok(client | {"revoked_at": "2026-03-02T09:31:07Z"})]
+    assert document(mhs("client", "revoke", "mhs-7", "--json"))["revoked_at"]
+
+
+def test_a_company_is_switched_off_and_on(api: FakeApi) -> None:
+    company = {"id": 3, "name": "North Lab", "mhs_enabled": False}
+    api.routes["PATCH", "/v1/companies/3"] = [ok(company)]
+    assert document(mhs("company", "off", "3", "--json")) == company
+    assert api.seen[-1].json == {"mhs_enabled": False}
+    mhs("company", "on", "3")
+    assert api.seen[-1].json == {"mhs_enabled": True}
+    assert mhs("company", "update", "3").exit_code == 1

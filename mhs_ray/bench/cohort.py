@@ -7,6 +7,7 @@ no isolation, no log of its own per slide and no results to check; it is the flo
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,6 @@ from mhs_ray.cohorts.manifest import Manifest, Row
 from mhs_ray.domain.settings import Settings
 from mhs_ray.engines.build import image_tools
 from mhs_ray.platform.base_image import DEFAULT_TAG, make_base_image
-from mhs_ray.platform.keys import load_keys
 from mhs_ray.platform.up import ray_environment
 
 SLIDES: Final = 20
@@ -133,7 +133,7 @@ def _cohort(s: Stage, image: int, slides: list[Path], *, warm: bool) -> dict[str
 
 
 def _ray_data(s: Stage, slides: list[Path]) -> dict[str, Any]:
-    environment = ray_environment(s.settings, load_keys(s.settings.home / "keys"))
+    environment = ray_environment(s.settings.home, os.environ)
     command = [sys.executable, "-m", "mhs_ray.actors.bench_cohort", str(LOAD_S), *map(str, slides)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:

@@ -99,6 +99,7 @@ def test_jobs_of_two_types_bring_nodes_that_stay_while_one_works_and_go_when_non
     no_nodes(cloud)
     ended = [n for n in cloud.nodes(alive=False) if n["state"] == "DEAD"]
     assert len(ended) == 3
+    assert all("idle" in str(n["state_message"]) for n in ended), ended  # drained, then ended
     containers = subprocess.run(["podman", "ps", "--all", "--quiet"], capture_output=True, text=True, check=True).stdout
     assert not containers.split()
     # What a node knows came from the head, and no key or password was among it.

@@ -141,11 +141,22 @@ def _on_ray() -> tuple[Core, Peers]:
     settings = load_settings()
     configure_logging(settings)
     keep_replica_at(settings.cluster.address)
+    if settings.api.internal_url is not None:
+        _start_actors()
     wake, pushed, ping = ray_peers()
     # On one machine nothing is started for a job: there is nobody to ask.
     capacity = CapacityView() if settings.cluster.placement == "label" else dict[str, Capacity]
     core = build_core_patiently(settings, Endpoints.of(settings), wake)
     return core, Peers(wake, pushed, ping, ray_nodes, http_observer(), capacity)
+
+
+def _start_actors() -> None:
+    """On a cluster `serve deploy` is all that is called: whichever replica is first starts what stands beside them."""
+    from mhs_ray.actors.dispatcher import start_dispatcher
+    from mhs_ray.actors.registrar import start_registrar
+
+    start_dispatcher()
+    start_registrar()
 
 
 async def _readiness(core: Core, peers: Peers) -> dict[str, str]:

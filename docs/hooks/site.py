@@ -63,6 +63,13 @@ def _folder(item: Any) -> str:
     return str(item.file.src_uri).partition("/")[0]
 
 
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Say of a page that a test runs what is on it."""
+    if page.meta.get("run") != "platform":
+        return markdown
+    return f"{markdown}\n\n---\n\n*A test runs what is on this page, from top to bottom, on a real platform.*\n"
+
+
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     """Load the diagrams' script only on pages that have some."""
     if 'class="mermaid"' not in output:

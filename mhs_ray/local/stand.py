@@ -22,7 +22,7 @@ from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
 from mhs_ray.domain.env import EnvVar
 from mhs_ray.domain.errors import Fault, InvalidInputError
 from mhs_ray.domain.models import Job, Principal, Provider, Role, ScanStatus
-from mhs_ray.domain.settings import BlobSettings, ClusterSettings, Settings, TechcyteSettings
+from mhs_ray.domain.settings import BlobSettings, ClusterSettings, SecretSettings, Settings, TechcyteSettings
 from mhs_ray.engines import labels
 from mhs_ray.engines.pause import ensure_pause_image
 from mhs_ray.engines.reaper import reap
@@ -166,6 +166,7 @@ class Stand:
             update={
                 "home": home,
                 "database_url": None,
+                "secrets": SecretSettings(),
                 "blobs": BlobSettings(quota=given.blobs.quota, min_free=given.blobs.min_free),
                 "cluster": ClusterSettings(),
                 "techcyte": TechcyteSettings(),

@@ -298,7 +298,7 @@ def remove_containers(settings: Settings) -> None:
         reap(engine, f"{labels.PLATFORM}={platform}", keep=lambda _container: False)
     except MhsError as error:
         log.warning("containers could not be looked for: %s", error)
-    for name in ("sandboxes", "work"):
+    for name in ("sandboxes", "work", "warm"):
         if (settings.node_dir / name).is_dir():
             sweep(settings.node_dir / name, ())
 

@@ -247,14 +247,23 @@ class Sandbox:
         files.publish(name, path, filename)
         return files.url(name, "GET", time.time() + expires_in_s)
 
-    def debug_url(self, expires_in_s: float) -> str:
-        """Return the signed URL to which the container may PUT its debug zip."""
-        return _opened(self._files).url("debug", "PUT", time.time() + expires_in_s)
+    def debug_url(self, expires_in_s: float, *, name: str = "debug") -> str:
+        """Return the signed URL to which the container may PUT its debug zip. name: a plain one, of the object."""
+        _opened(self._files).accept(name)
+        return _opened(self._files).url(name, "PUT", time.time() + expires_in_s)
 
     @property
     def debug_file(self) -> Path | None:
         """The debug zip if the container has put one; gone after `close`."""
-        return _opened(self._files).uploaded("debug")
+        return self.uploaded("debug")
+
+    def uploaded(self, name: str) -> Path | None:
+        """`debug_file` of another object."""
+        return _opened(self._files).uploaded(name)
+
+    def withdraw(self, name: str) -> None:
+        """Have every URL of an object lead nowhere from now on."""
+        _opened(self._files).withdraw(name)
 
     @property
     def denied(self) -> Mapping[str, int]:

@@ -9,7 +9,7 @@ from typing import Final
 from mhs_ray.domain.errors import ConflictError, NotFoundError
 
 _HERE: Final = Path(__file__).resolve().parent
-_BASES: Final = {"tiles": "plain"}
+_BASES: Final = {"tiles": "plain", "warm": "plain"}
 """A template that is another one with some files changed and added."""
 _LEFT_OUT: Final = shutil.ignore_patterns("__pycache__", "*.pyc", ".pytest_cache", ".ruff_cache", ".mypy_cache")
 

@@ -45,7 +45,7 @@ def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
 def test_an_unknown_template_is_answered_with_those_there_are(tmp_path: Path, name: str) -> None:
     with pytest.raises(NotFoundError, match="plain"):
         write_template(name, tmp_path / "lab")
-    assert template_names() == ["plain", "tiles"]
+    assert {"plain", "tiles", "warm"} <= set(template_names())
 
 
 def test_the_tiles_template_is_the_plain_one_with_a_feed(tmp_path: Path) -> None:
@@ -55,3 +55,15 @@ def test_the_tiles_template_is_the_plain_one_with_a_feed(tmp_path: Path) -> None
     assert "open_tiles" in (tmp_path / "m" / "main.py").read_text()
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "tests"], cwd=tmp_path / "m", capture_output=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_warm_template_is_the_plain_one_in_a_loop(tmp_path: Path) -> None:
+    files = {str(f) for f in write_template("warm", tmp_path / "m")}
+    assert {"main.py", "serve.py", "mhs_warm.py", "results_client.py", "Dockerfile", "tests/test_warm.py"} <= files
+    assert '"serve.py"' in (tmp_path / "m" / "Dockerfile").read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "unittest", "discover", "-s", "tests", "-t", "."],
+        cwd=tmp_path / "m",
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ import binascii
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from pydantic import AfterValidator
 
 from api.errors import Problem, TooLargeError
@@ -19,7 +20,8 @@ from mhs_ray.services.core import Core
 from mhs_ray.store.sql.scope import Page
 
 
-def core_of(request: Request) -> Core:
+# What only looks at memory is `async`: FastAPI sends everything else to a thread and back, at a tenth of a millisecond.
+async def core_of(request: Request) -> Core:
     """Return the services of this replica."""
     core: Core = request.app.state.core
     return core
@@ -39,9 +41,9 @@ def basic_credentials(header: str) -> tuple[str, str]:
     return user, password
 
 
-def caller(request: Request, core: CoreDep) -> AttemptIdentity | Principal:
+async def caller(request: Request, core: CoreDep) -> AttemptIdentity | Principal:
     """Return who calls, by Bearer token or by Basic id:secret. Raises UnauthenticatedError, RateLimitedError."""
-    who = _identify(request.headers.get("authorization", ""), core)
+    who = await _identify(request.headers.get("authorization", ""), core)
     limit_rate(request, f"job-{who.job_id}" if isinstance(who, AttemptIdentity) else who.client_id)
     return who
 
@@ -53,32 +55,37 @@ def limit_rate(request: Request, key: str) -> None:
         raise RateLimitedError("this client sends more requests than it may; slow down", wait_s)
 
 
-def _identify(header: str, core: Core) -> AttemptIdentity | Principal:
+async def _identify(header: str, core: Core) -> AttemptIdentity | Principal:
     scheme = header[:7].lower()
     if scheme == "bearer ":
-        token = header[7:].strip()
-        if provider := core.outsiders.provider_of(token):
-            return core.outsiders.verify(provider, token)
-        holder = core.tokens.verify(token)
-        return holder if isinstance(holder, AttemptIdentity) else core.verifier.current(holder.client_id)
+        return await run_in_threadpool(_holder, core, header[7:].strip())
     if scheme.startswith("basic "):
-        return core.verifier.verify(*basic_credentials(header))
+        client_id, secret = basic_credentials(header)
+        known = core.verifier.remembered(client_id, secret)
+        return known if known is not None else await run_in_threadpool(core.verifier.verify, client_id, secret)
     raise UnauthenticatedError(
         "no credential: send Authorization: Bearer <token>, or Basic with a client's id and secret"
     )
 
 
+def _holder(core: Core, token: str) -> AttemptIdentity | Principal:
+    if provider := core.outsiders.provider_of(token):
+        return core.outsiders.verify(provider, token)
+    holder = core.tokens.verify(token)
+    return holder if isinstance(holder, AttemptIdentity) else core.verifier.current(holder.client_id)
+
+
 CallerDep = Annotated[AttemptIdentity | Principal, Depends(caller)]
 
 
-def principal(who: CallerDep) -> Principal:
+async def principal(who: CallerDep) -> Principal:
     """Return the client that calls; a model container has no business here."""
     if isinstance(who, AttemptIdentity):
         raise ForbiddenError("the token of a model container is good for posting its results only")
     return who
 
 
-def writer(request: Request, who: Annotated[Principal, Depends(principal)]) -> Principal:
+async def writer(request: Request, who: Annotated[Principal, Depends(principal)]) -> Principal:
     """Return the client that calls if it may change things; what it does is audited (`api.audited`)."""
     request.state.writer = who
     if not who.may_write:

@@ -1,7 +1,8 @@
 """Group commit: submissions that come together are made durable by one transaction.
 
 A durable commit costs a disk flush; sixteen callers that wait for one flush together are answered sixteen times
-as fast. Each submission has its own savepoint, so a faulty one fails alone. Nothing is answered before the commit.
+as fast, and what they have in common is looked up once. A faulty submission fails alone. Nothing is answered before
+the commit.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-
-from sqlalchemy.exc import DBAPIError, StatementError
 
 from mhs_ray.domain.errors import MhsError, OverloadedError
 from mhs_ray.store.sql.database import Database
@@ -79,23 +78,18 @@ class Intake:
                     log.exception("the dispatcher could not be woken")
 
     def _commit(self, submissions: list[Submission]) -> list[Submitted | Exception]:
-        outcomes: list[Submitted | Exception] = []
         try:
             with self._db.write() as conn:
-                for submission in submissions:
-                    try:
-                        with conn.begin_nested():
-                            outcomes.append(self._tasks.submit_in(conn, submission))
-                    except MhsError as error:
-                        outcomes.append(error)
-                    except StatementError as error:
-                        if isinstance(error, DBAPIError) and error.connection_invalidated:
-                            raise
-                        log.exception("a submission could not be stored; the others of its batch are")
-                        outcomes.append(_not_stored())
+                stored = self._tasks.submit_all(conn, submissions)
         except Exception:  # the transaction itself failed: nobody's submission is stored
             log.exception("%s submissions could not be stored", len(submissions))
             return [_not_stored() for _ in submissions]
+        outcomes: list[Submitted | Exception] = []
+        for outcome in stored:
+            if isinstance(outcome, Exception) and not isinstance(outcome, MhsError):
+                log.error("a submission could not be stored; the others of its batch are", exc_info=outcome)
+                outcome = _not_stored()
+            outcomes.append(outcome)
         return outcomes
 
 

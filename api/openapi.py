@@ -9,9 +9,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.examples import EXAMPLES
+from mhs_ray.results.triage import CasePatchBody
+from mhs_ray.results.wire import ResultsBody
 
 _PREFIX: Final = "#/components/schemas/"
 _PUBLIC: Final = frozenset({"/healthz", "/readyz", "/api/v3/token"})
+_READ_BY_HAND: Final = (ResultsBody, CasePatchBody)
+"""Bodies that routes name but read themselves, so that FastAPI does not know their schemas."""
+
 _SECURITY: Final = {
     "basic": {"type": "http", "scheme": "basic", "description": "id and secret of a client"},
     "bearer": {"type": "http", "scheme": "bearer", "description": "a token from `POST /api/v3/token`"},
@@ -38,6 +43,9 @@ def install(app: FastAPI) -> None:
 def _describe(app: FastAPI) -> dict[str, Any]:
     page = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     page["components"]["securitySchemes"] = _SECURITY
+    for model in _READ_BY_HAND:
+        schema = model.model_json_schema(ref_template=f"{_PREFIX}{{model}}")
+        page["components"]["schemas"] |= {**schema.pop("$defs", {}), model.__name__: schema}
     page["security"] = [{name: []} for name in _SECURITY]
     for path, operation in _operations(page):
         if path in _PUBLIC:

@@ -49,8 +49,8 @@ class MemoryCluster:
         """Say whether there are nodes of this type."""
         return instance_type in self.gpus
 
-    def launch(self, key: AttemptKey, label: str, instance_type: str) -> None:
-        """Queue an attempt; one of this name that is known already stays as it is."""
+    def launch(self, key: AttemptKey, label: str, instance_type: str, prefer: str | None = None) -> None:
+        """Queue an attempt; one of this name that is known already stays as it is. There is one node of each type."""
         self.launches.append(key)
         if key not in self.known:
             self.known[key] = MemoryAttempt(key, label, instance_type)

@@ -79,6 +79,7 @@ class Server:
     pushed: list[list[int]]
     wakes: list[int]
     ping_error: list[Exception]
+    nodes: list[dict[str, Any]]
 
     def user(self, company_id: int, role: Role = Role.LAB_ADMIN, name: str = "Ada") -> httpx.Client:
         """Return an HTTP client of a company, signed in with a bearer token."""
@@ -111,6 +112,7 @@ def api_server(home: Path, **settings: Any) -> Iterator[Server]:
         pushed: list[list[int]] = []
         wakes: list[int] = []
         ping_error: list[Exception] = []
+        nodes: list[dict[str, Any]] = []
         images = ImageService(core.images.images, registry, core.settings.registry.credential_life)
         core = replace(core, registry=registry, images=images)
 
@@ -119,7 +121,7 @@ def api_server(home: Path, **settings: Any) -> Iterator[Server]:
                 raise ping_error[0]
             return "ok"
 
-        app = build_app(lambda: (core, Peers(lambda: wakes.append(1), pushed.append, ping)))
+        app = build_app(lambda: (core, Peers(lambda: wakes.append(1), pushed.append, ping, lambda: nodes)))
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
         thread = threading.Thread(target=server.run, name="api")
         thread.start()
@@ -128,7 +130,7 @@ def api_server(home: Path, **settings: Any) -> Iterator[Server]:
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         try:
-            yield Server(f"http://127.0.0.1:{port}", core, world_of(core), registry, pushed, wakes, ping_error)
+            yield Server(f"http://127.0.0.1:{port}", core, world_of(core), registry, pushed, wakes, ping_error, nodes)
         finally:
             server.should_exit = True
             thread.join(30)

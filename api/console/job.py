@@ -20,6 +20,7 @@ from api.console.rows import job_row
 from api.console.session import VisitorDep
 from api.console.widgets import widgets_of
 from api.deps import CoreDep, IdPath
+from api.routes.jobs import waits_because
 from api.routes.logs import get_log
 from api.routes.results import get_job_results
 from mhs_ray.attempt.log_search import count_lines, search_log
@@ -76,6 +77,7 @@ def job(request: Request, core: CoreDep, seen: VisitorDep, job_id: IdPath, attem
         steps=_steps(core.jobs.jobs.events(company, job_id)),
         task=core.tasks.get(company, found.task_number), asked=core.tasks.request(company, found.task_number),
         position=core.jobs.jobs.queue_position(job_id) if found.state is JobState.QUEUED else None,
+        waits_because=waits_because(found, request.app.state.capacity),
         env=env, time_limit_s=raw.time_limit_s, attempt=shown, scan=scan,
         curves=usage_curves(core.blobs, job_id, shown) if shown else [], result=result,
         widgets=widgets_of(result) if result else [], places=_has_places(result),

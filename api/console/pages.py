@@ -34,6 +34,7 @@ _NAV: Final = (
     ("Runnable Containers", "/console/containers"),
     ("Case Algorithms", "/console/algorithms"),
     ("Scans", "/console/scans"),
+    ("Cohorts", "/console/cohorts"),
     ("Jobs and Logs", "/console/jobs"),
     ("Cluster", "/console/cluster"),
     ("Access", "/console/access"),

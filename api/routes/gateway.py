@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Annotated, Any
 from urllib.parse import parse_qs
@@ -17,6 +18,7 @@ from mhs_ray.domain.errors import InvalidInputError, UnauthenticatedError
 from mhs_ray.domain.models import Principal
 from mhs_ray.results.triage import CasePatchBody
 from mhs_ray.results.wire import ResultsBody
+from mhs_ray.telemetry.traces import Traces
 
 router = APIRouter(prefix="/api/v3", tags=["results gateway"], route_class=AuditedRoute, responses=problems())
 _TOKEN_LIFE = timedelta(hours=12)
@@ -52,7 +54,9 @@ async def post_results(request: Request, core: CoreDep, who: CallerDep, task_id:
     _note_client(request, who)
     poster = await run_in_threadpool(core.gateway.authorize, who, task_id)
     body = await read_body(request, core.settings.api.max_results_body)
-    await run_in_threadpool(core.gateway.post, poster, body)
+    traces: Traces | None = request.app.state.traces
+    with traces.posting(poster.job_id, poster.attempt) if traces else nullcontext():
+        await run_in_threadpool(core.gateway.post, poster, body)
 
 
 @router.patch(

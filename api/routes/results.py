@@ -35,19 +35,24 @@ _FORMATS: Final[dict[int | str, dict[str, Any]]] = {
     **problems(404, 502),
 }
 FormatQuery = Annotated[Literal["json", "geojson", "parquet"], Query(alias="format")]
+GeojsonQuery = Annotated[bool, Query(description="false: JSON without the GeoJSON, which can be large")]
 
 
 @router.get("/v1/tasks/{task_id}/results", tags=["results"], summary="Get the results of a task", responses=_FORMATS)
-def get_task_results(core: CoreDep, who: WhoDep, task_id: str, kind: FormatQuery = "json") -> Response:
+def get_task_results(
+    core: CoreDep, who: WhoDep, task_id: str, kind: FormatQuery = "json", geojson: GeojsonQuery = True
+) -> Response:
     """All scans. JSON in the contract's words, GeoJSON in level-0 pixels, or GeoParquet."""
     number = parse_id(task_id, "task", "$.task_id")
-    return _results(core, core.jobs.results.of_task(who.company_id, number), kind, f"task-{number}")
+    return _results(core, core.jobs.results.of_task(who.company_id, number), kind, f"task-{number}", geojson)
 
 
 @router.get("/v1/jobs/{job_id}/results", tags=["results"], summary="Get a job's results", responses=_FORMATS)
-def get_job_results(core: CoreDep, who: WhoDep, job_id: IdPath, kind: FormatQuery = "json") -> Response:
+def get_job_results(
+    core: CoreDep, who: WhoDep, job_id: IdPath, kind: FormatQuery = "json", geojson: GeojsonQuery = True
+) -> Response:
     """JSON in the contract's words (GeoJSON included), GeoJSON in level-0 pixels, or GeoParquet."""
-    return _results(core, [core.jobs.result(who, job_id)], kind, f"job-{job_id}")
+    return _results(core, [core.jobs.result(who, job_id)], kind, f"job-{job_id}", geojson)
 
 
 @router.get(
@@ -61,11 +66,11 @@ def get_debug(
     return RedirectResponse(core.jobs.debug_url(who, job_id, attempt))
 
 
-def _results(core: Core, results: list[StoredResult], kind: str, name: str) -> Response:
+def _results(core: Core, results: list[StoredResult], kind: str, name: str, geojson: bool) -> Response:
     with ExitStack() as stack:
         spool = cast(BinaryIO, stack.enter_context(tempfile.SpooledTemporaryFile(max_size=8 << 20)))
         if kind == "json":
-            _write_json(core, results, spool)
+            _write_json(core, results, spool, geojson)
         else:
             core.jobs.export(results, kind, spool)
         media, ending = _MEDIA[kind]
@@ -82,7 +87,7 @@ def _pieces(spool: BinaryIO) -> Iterator[bytes]:
             yield piece
 
 
-def _write_json(core: Core, results: list[StoredResult], out: BinaryIO) -> None:
+def _write_json(core: Core, results: list[StoredResult], out: BinaryIO, geojson: bool) -> None:
     """Write `ResultsOut`; the GeoJSON goes through as it was posted, piece by piece."""
     case = next((r.case_results for r in reversed(results) if r.case_results is not None), None)
     out.write(b'{"caseResults":' + _dump(case) + b',"scanResults":[')
@@ -96,7 +101,7 @@ def _write_json(core: Core, results: list[StoredResult], out: BinaryIO) -> None:
             "qcFailReasons": r.qc_fail_reasons, "workflow": r.workflow,
         }  # fmt: skip
         out.write((b"," if i else b"") + _dump(head)[:-1] + b',"geojson":')
-        stored = core.jobs.geojson(r)
+        stored = core.jobs.geojson(r) if geojson else None
         if stored is None:
             out.write(b"null}")
             continue

@@ -69,7 +69,7 @@ async def webhook(request: Request, response: Response, core: CoreDep) -> s.Subm
     signature = request.headers.get(HEADER)
     token = request.headers.get("authorization", "").partition(" ")[2].strip()
     by_secret = signature is not None or token.startswith(PREFIX)
-    who = None if by_secret else writer(request, principal(await run_in_threadpool(caller, request, core)))
+    who = None if by_secret else await writer(request, await principal(await caller(request, core)))
     body = await read_body(request, core.settings.api.max_body)
     if who is None:
         who = await run_in_threadpool(_sender, request, core, signature, token, body)

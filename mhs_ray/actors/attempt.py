@@ -58,6 +58,11 @@ class Attempt:
         if self._runner is not None:
             self._runner.stop()
 
+    async def ended(self) -> None:
+        """Return once the attempt's container is gone."""
+        if self._work is not None:
+            await asyncio.wait([self._work])
+
     async def _run(self, order: AttemptOrder) -> Outcome | None:
         loop = asyncio.get_running_loop()
         try:

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mhs_ray.actors.ahead import RayNodes
 from mhs_ray.actors.cluster import RayCluster, nodes
+from mhs_ray.actors.metrics import starts_counter
 from mhs_ray.actors.names import DISPATCHER, NAMESPACE, begin_soon, start_on_head
 from mhs_ray.actors.node import sweep_node
-from mhs_ray.actors.warm import prestart_worker
+from mhs_ray.actors.warm import prestart_worker, replace_worker
 from mhs_ray.attempt.order import Outcome
+from mhs_ray.dispatch.ahead import Ahead
 from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
+from mhs_ray.domain.instances import LABEL
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.logs import configure_logging
 from mhs_ray.services.core import build_core_patiently, build_courier
 from mhs_ray.store.sql.lead import Lead
 from mhs_ray.store.sql.listen import Listener, listen
+from mhs_ray.telemetry.traces import open_traces
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +40,9 @@ T = TypeVar("T")
 _RECONCILE_S: Final = 10.0
 _SWEEP_S: Final = 60.0
 _DB_BACK_S: Final = 2.0
+_LOOK_S: Final = 0.5  # between looks ahead, however often somebody wakes us
+_COHORT_S: Final = 1.0
+_MIND_S: Final = 2.0
 
 
 class DispatcherShell:
@@ -41,17 +51,25 @@ class DispatcherShell:
     def __init__(self) -> None:
         settings = load_settings()
         configure_logging(settings)
-        self._core = build_core_patiently(settings, Endpoints.load(settings.home))
+        self._core = build_core_patiently(settings, Endpoints.of(settings))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cluster = RayCluster(settings.cluster, self._launched)
-        self._dispatcher = Dispatcher(self._core, self._cluster)
+        self._ahead = Ahead(self._core, RayNodes(settings.cluster), self._errand_done)
+        self._looking: asyncio.Task[None] | None = None
+        self._dispatcher = Dispatcher(self._core, self._cluster, prefer=self._ahead.prefer)
         self._wake = asyncio.Event()
         self._waiting: dict[AttemptKey, asyncio.Task[None]] = {}
+        self._placed: dict[AttemptKey, str] = {}  # Ray's id of the node that an attempt lives on
+        self._clean: set[str] = set()  # nodes whose last sweep found nothing, and that got no attempt since
+        self._seen: set[str] = set()
+        self._minding: asyncio.Task[None] | None = None
         self._main: asyncio.Task[None] | None = None
         self._sweep_now = False
         self._lead = Lead(self._core.db)
         self._listener: Listener | None = None
-        self._courier = build_courier(self._core)
+        self._count_start = starts_counter()
+        self._traces = open_traces(settings.telemetry, self._core.keys.platform, "dispatcher", self._core.db)
+        self._courier = build_courier(self._core, self._traces.delivered if self._traces else lambda *_: None)
         if self._courier is not None:
             self._courier.start()
         begin_soon(DISPATCHER)
@@ -72,6 +90,15 @@ class DispatcherShell:
         await self.begin()
         self._heard()
 
+    async def retire(self) -> None:
+        """Take nothing up any more, and end deliveries that are under way: a successor is about to start."""
+        if self._main is not None:
+            self._main.cancel()
+        if self._courier is not None:
+            await asyncio.to_thread(self._courier.close)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
+
     async def active(self) -> list[AttemptKey]:
         """Return the attempts that are wanted now, for a node's sweep."""
         return [(j.id, j.attempt) for j in await asyncio.to_thread(self._core.jobs.jobs.active)]
@@ -79,6 +106,8 @@ class DispatcherShell:
     async def _run(self) -> None:
         await self._until_leading()
         await asyncio.to_thread(self._cluster.adopt)
+        if self._core.settings.cluster.placement == "label":
+            self._minding = asyncio.create_task(self._mind_nodes())
         next_reconcile = next_sweep = 0.0
         while True:
             self._wake.clear()
@@ -88,14 +117,19 @@ class DispatcherShell:
                 if now >= next_reconcile:
                     await asyncio.to_thread(self._dispatcher.reconcile)
                     next_reconcile = now + _RECONCILE_S
+                    await asyncio.to_thread(self._look_for_nodes)
                 if now >= next_sweep or self._sweep_now:
                     self._sweep_now = False
                     await asyncio.to_thread(self._sweep)
                     next_sweep = now + _SWEEP_S
+                cohorts_at_work = await asyncio.to_thread(self._feed_cohorts)
                 while await asyncio.to_thread(self._dispatcher.dispatch):
                     pass
+                self._look_ahead()
                 await asyncio.to_thread(self._stop_unwanted)
                 pause = await asyncio.to_thread(self._pause)
+                if cohorts_at_work:  # a slide that ended makes room for the next one
+                    pause = min(pause, _COHORT_S)
             except Exception:
                 log.exception("the dispatcher could not work; it tries again")
                 pause = _DB_BACK_S
@@ -103,6 +137,22 @@ class DispatcherShell:
                 await asyncio.wait_for(self._wake.wait(), min(pause, max(0.05, next_reconcile - monotonic())))
             except TimeoutError:
                 continue
+
+    def _look_ahead(self) -> None:
+        """Have nodes fetch what comes next, beside the dispatching and never in its way."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        try:
+            await asyncio.to_thread(self._ahead.look)
+        except Exception:
+            log.exception("nothing is fetched ahead for now")
+        await asyncio.sleep(_LOOK_S)
+
+    def _errand_done(self) -> None:
+        assert self._loop is not None  # no errand is sent before `begin`
+        self._loop.call_soon_threadsafe(self._wake.set)
 
     async def _until_leading(self) -> None:
         """Stand by while another dispatcher works on this database."""
@@ -112,6 +162,8 @@ class DispatcherShell:
                 log.warning("another dispatcher leads, or the database is away; this one stands by")
                 told = True
             await asyncio.sleep(_DB_BACK_S)
+        if self._traces is not None:
+            self._traces.follow()
         if self._listener is None:
             loop = asyncio.get_running_loop()
 
@@ -119,6 +171,13 @@ class DispatcherShell:
                 loop.call_soon_threadsafe(self._heard)
 
             self._listener = listen(self._core.db, heard)
+
+    def _feed_cohorts(self) -> bool:
+        try:
+            return self._core.cohorts.step()
+        except Exception:
+            log.exception("cohorts could not be gone on with; it is tried again")  # other jobs go on meanwhile
+            return True
 
     def _heard(self) -> None:
         self._wake.set()
@@ -132,6 +191,25 @@ class DispatcherShell:
         wait = (due - datetime.now(UTC)).total_seconds()
         # Due already, yet not taken: as many wait for a node as may; an end will wake us.
         return wait + 0.01 if wait > 0 else _RECONCILE_S
+
+    async def _mind_nodes(self) -> None:
+        while True:
+            await asyncio.sleep(_MIND_S)
+            try:
+                if await asyncio.to_thread(self._give_back):
+                    self._wake.set()  # what was given back is not wanted any more: its container is stopped
+            except Exception:
+                log.exception("nodes that go could not be looked for; it is tried again")
+
+    def _give_back(self) -> bool:
+        """Give back what runs on nodes that are about to go; returns whether there was any."""
+        going = self._cluster.draining() if self._placed else {}
+        margin = self._core.settings.cluster.give_back.total_seconds()
+        doomed = [(k, going[n]) for k, n in list(self._placed.items()) if n in going and going[n] - margin <= time()]
+        for key, end in doomed:
+            log.warning("attempt %s of job %s is given back: its node goes", key[1], key[0])
+            self._dispatcher.preempted(key, datetime.fromtimestamp(end, UTC))
+        return bool(doomed)
 
     def _stop_unwanted(self) -> None:
         wanted = {(j.id, j.attempt) for j in self._core.jobs.jobs.active()}
@@ -152,10 +230,12 @@ class DispatcherShell:
             while True:
                 try:
                     node_id, node = await actor.ready.remote()
+                    self._placed[key] = node_id
+                    self._clean.discard(node_id)
                     order = await self._stored(self._dispatcher.order, key, node)
                     self._wake.set()  # one fewer waits for a node: the next one may
                     if order is not None:
-                        starting = asyncio.create_task(self._start(key, actor, node_id))
+                        starting = asyncio.create_task(self._start(key, actor, node_id, order.instance_type))
                         outcome: Outcome | None = await actor.run.remote(order)
                         starting.cancel()
                         if outcome is not None:
@@ -170,14 +250,17 @@ class DispatcherShell:
                     break
             await asyncio.to_thread(self._cluster.forget, key)
         finally:
+            self._clean.discard(self._placed.pop(key, ""))
             self._waiting.pop(key, None)
             self._wake.set()
 
-    async def _start(self, key: AttemptKey, actor: Any, node_id: str) -> None:
+    async def _start(self, key: AttemptKey, actor: Any, node_id: str, instance_type: str) -> None:
         """Take in that the container runs; the node then has time to make a worker ready for the next attempt."""
         with contextlib.suppress(ray.exceptions.RayActorError):  # `run` tells of the actor's death
             if await actor.started.remote():
                 await self._stored(self._dispatcher.started, key)
+                self._count_start(instance_type)
+                await asyncio.to_thread(self._ahead.started, key, node_id)
                 await asyncio.to_thread(self._warm, node_id)
 
     async def _stored(self, work: Callable[..., T], *args: Any) -> T:
@@ -195,11 +278,32 @@ class DispatcherShell:
             if node["NodeID"] == node_id:
                 prestart_worker(node)
 
+    def _look_for_nodes(self) -> None:
+        """Have a node swept that just came: its machine may have been one before, and hold what ran there."""
+        alive = {node["NodeID"] for node in nodes() if node["Alive"]}
+        self._sweep_now = self._sweep_now or not alive <= self._seen
+        self._seen = alive
+        self._clean &= alive
+
     def _sweep(self) -> None:
+        """Have each node look for what nobody owns; on a cluster only where something may be.
+
+        A task, also one that asks for nothing, makes the autoscaler count a node's idle time from its end.
+        """
+        single = self._core.settings.cluster.placement == "single"
         for node in nodes():
-            if node["Alive"]:
-                prestart_worker(node)
-                _on(node["NodeID"], _sweep).remote(self._core.keys.platform)
+            node_id = node["NodeID"]
+            if not node["Alive"] or not (single or (node_id not in self._clean and LABEL in node["Labels"])):
+                continue
+            busy = node_id in self._placed.values()
+            swept = _on(node_id, _sweep).remote(self._core.keys.platform)
+            if not single and not busy:
+                self._clean.add(node_id)
+                swept.future().add_done_callback(functools.partial(self._swept, node_id))
+
+    def _swept(self, node_id: str, sweep: Future[list[str]]) -> None:
+        if sweep.exception() is not None or sweep.result():
+            self._clean.discard(node_id)  # look again: not all of it may have gone
 
 
 def _on(node_id: str, task: Any) -> Any:
@@ -208,6 +312,8 @@ def _on(node_id: str, task: Any) -> Any:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _sweep(platform: str) -> list[str]:
+    replace_worker()
+
     def alive() -> list[AttemptKey]:
         keys: list[AttemptKey] = ray.get(ray.get_actor(DISPATCHER, NAMESPACE).active.remote())
         return keys

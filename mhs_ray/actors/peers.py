@@ -44,7 +44,7 @@ def ray_nodes() -> list[dict[str, Any]]:
             "name": node.get("NodeName") or node["NodeManagerHostname"], "id": node["NodeID"], "alive": node["Alive"],
             "instance_type": node.get("Labels", {}).get(LABEL, ""), "address": node["NodeManagerAddress"],
             "gpus": node["Resources"].get("GPU", 0), "cpus": node["Resources"].get("CPU", 0),
-            "memory_bytes": node["Resources"].get("memory", 0),
+            "memory_bytes": node["Resources"].get("memory", 0), "metrics_port": node.get("MetricsExportPort", 0),
         }
         for node in nodes()
     ]  # fmt: skip

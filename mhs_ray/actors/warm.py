@@ -4,6 +4,8 @@ A Ray worker takes a second to start and to import, and each attempt's actor use
 worker that never ran anything. So when an attempt was placed, its node's raylet is asked to have one more fresh worker
 ready (``NodeManagerService.PrestartWorkers``), and every worker imports `preload` as it starts
 (``RAY_preload_python_modules``). Ray has no public call for the former: a failure here is a slower start, nothing else.
+A task of ours takes such a worker as well where no used one is idle, and then asks for another: exactly then, since Ray
+keeps each that it is asked for.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ import logging
 from typing import Any, Final
 
 import grpc
+import ray
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated import common_pb2, node_manager_pb2, node_manager_pb2_grpc
+
+from mhs_ray.actors.cluster import nodes
 
 # Generated code without types.
 _messages: Any = node_manager_pb2
@@ -25,6 +30,8 @@ log = logging.getLogger(__name__)
 PRELOAD: Final = "mhs_ray.actors.preload"
 _KEEP_S: Final = 7 * 86400
 _TIMEOUT_S: Final = 5.0
+
+_fresh = True  # this process has run no task yet
 
 
 def prestart_worker(node: dict[str, Any], count: int = 1) -> bool:
@@ -40,3 +47,15 @@ def prestart_worker(node: dict[str, Any], count: int = 1) -> bool:
         log.info("no worker was started ahead of time: %s", type(error).__name__)
         return False
     return True
+
+
+def replace_worker() -> None:
+    """Called by a task: if its worker was a fresh one until now, have another made for the next attempt."""
+    global _fresh
+    if not _fresh:
+        return
+    _fresh = False
+    here = ray.get_runtime_context().get_node_id()
+    for node in nodes():
+        if node["NodeID"] == here:
+            prestart_worker(node)

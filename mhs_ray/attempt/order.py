@@ -63,3 +63,15 @@ class Outcome:
     exit: ContainerExit | None
     failure: Failure | None
     resources: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a node said that it has. images: digests; slides: keys of its slide cache."""
+
+    images: frozenset[str] = frozenset()
+    slides: frozenset[str] = frozenset()
+
+    def __or__(self, other: Holding) -> Holding:
+        """Return what is in either."""
+        return Holding(self.images | other.images, self.slides | other.slides)

@@ -22,6 +22,11 @@ class PulledImages:
         """Say whether `image` was pulled here and nothing has spoken against it since."""
         return self._mark(image).exists()
 
+    def digests(self) -> frozenset[str]:
+        """Return the digests of all that was pulled here and not spoken against."""
+        marks = self._folder.iterdir() if self._folder.is_dir() else ()
+        return frozenset(f"sha256:{m.name.rpartition('-sha256-')[2]}" for m in marks)
+
     def add(self, image: ImageRef) -> None:
         """Remember a pull that succeeded."""
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,7 @@ from mhs_ray.slides.cache import SlideCache
 log = logging.getLogger(__name__)
 
 _SAMPLE_S: Final = 1.0
+_FIRST_SAMPLE_S: Final = 0.05
 _URL_SLACK_S: Final = 3600
 
 
@@ -85,7 +86,9 @@ class AttemptRunner:
         self._ended = threading.Event()
         self._watch = _Watch()
         self._timings: dict[str, float] = {}
+        self._slide_cached: bool | None = None
         self._feed: TileFeedProcess | None = None
+        self._slide_sha256: tuple[str, ...] = ()
 
     def stop(self) -> None:
         """End the attempt; returns at once, `run` returns after the container's grace."""
@@ -144,6 +147,8 @@ class AttemptRunner:
                 pulled=self._pulled, gate=node.gate, say=writer.say, cancelled=self._stopped.is_set,
             )  # fmt: skip
             self._timings |= ready.timings
+            self._slide_cached = ready.slide.was_cached
+            self._slide_sha256 = ready.slide.sha256
             # Pushed last, so removed first: the model container goes before its network and scratch.
             stack.callback(node.engine.remove, order.container_name)
             file, packed = slide_files(ready.slide, work)
@@ -218,9 +223,11 @@ class AttemptRunner:
         """Watch a running container: what it uses, its time limit, and whether somebody wants it stopped."""
         deadline = monotonic() + self._order.time_limit_s
         self._watch.begin(status.pid)
+        pause = _FIRST_SAMPLE_S  # often at first: a short container would end unseen
         while not self._ended.is_set():
-            if self._stopped.wait(min(_SAMPLE_S, max(0.01, deadline - monotonic()))):
+            if self._stopped.wait(min(pause, max(0.01, deadline - monotonic()))):
                 break
+            pause = min(_SAMPLE_S, pause * 1.1)
             self._watch.look()
             if monotonic() >= deadline and not self._ended.is_set():
                 self._timed_out.set()  # the reason is noted before the stop that it causes
@@ -268,6 +275,8 @@ class AttemptRunner:
             "memory_peak_bytes": self._watch.memory_peak_bytes,
             "memory_limit_bytes": kind.memory_bytes,
             "gpus": list(self._gpus),
+            "slide_cached": self._slide_cached,
+            "slide_sha256": list(self._slide_sha256),
             **({"tiles": self._feed.progress} if self._feed else {}),
         }
 

@@ -61,6 +61,16 @@ class ClientVerifier:
             self._known.pop(client_id, None)
             self._alive.pop(client_id, None)
 
+    def remembered(self, client_id: str, secret: str) -> Principal | None:
+        """Return who this is if it was verified a moment ago; never blocks."""
+        known = self._known.get(client_id)
+        if known and known[1] > time.monotonic() and hmac.compare_digest(known[0], self._digest(client_id, secret)):
+            return known[2]
+        return None
+
+    def _digest(self, client_id: str, secret: str) -> bytes:
+        return hmac.digest(self._pepper, f"{client_id}\0{secret}".encode(), hashlib.sha256)
+
     def verify(self, client_id: str, secret: str) -> Principal:
         """Return who this is.
 
@@ -69,10 +79,9 @@ class ClientVerifier:
         """
         if "\x00" in client_id:
             raise UnauthenticatedError(_WRONG)
-        digest = hmac.digest(self._pepper, f"{client_id}\0{secret}".encode(), hashlib.sha256)
-        known = self._known.get(client_id)
-        if known and known[1] > time.monotonic() and hmac.compare_digest(known[0], digest):
-            return known[2]
+        known = self.remembered(client_id, secret)
+        if known is not None:
+            return known
         wait_s = self._wrong.wait_s(client_id)
         if wait_s:
             raise RateLimitedError("too many wrong secrets for this client id; wait before the next try", wait_s)
@@ -89,7 +98,7 @@ class ClientVerifier:
         with self._lock:
             if len(self._known) > _MAX_REMEMBERED:
                 self._known.clear()
-            self._known[client_id] = (digest, time.monotonic() + _REMEMBER_S, principal)
+            self._known[client_id] = (self._digest(client_id, secret), time.monotonic() + _REMEMBER_S, principal)
         return principal
 
     def current(self, client_id: str) -> Principal:

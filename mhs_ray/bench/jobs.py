@@ -26,30 +26,30 @@ _SETTLE_S: Final = 1.5  # an idle platform: the worker for the next job is ready
 def run(settings: Settings, say: Say) -> dict[str, Any]:
     """Return medians in seconds: `job_s`, `bare_s`, `overhead_s`, `ratio_to_bare`, and `parts` of a job."""
     with stage(settings, say) as s:
-        bare_command = _bare_command(s)
+        bare = bare_command(s, LOCAL_IMAGE)
         for _ in range(_WARM_UP):
-            _job(s)
-            _bare(bare_command)
+            timed_job(s)
+            timed_run(bare)
         jobs: list[dict[str, float]] = []
         bares: list[float] = []
         for i in range(RUNS):
             time.sleep(_SETTLE_S)
-            jobs.append(_job(s))
+            jobs.append(timed_job(s))
             time.sleep(_SETTLE_S)
-            bares.append(_bare(bare_command))
+            bares.append(timed_run(bare))
             if (i + 1) % 5 == 0:
                 say(f"{i + 1} of {RUNS}")
         memory = _memory(s)
         idle = _idle_cpu(s)
-    ours, bare = median(j["total_s"] for j in jobs), median(bares)
+    ours, theirs = median(j["total_s"] for j in jobs), median(bares)
     return {
         "benchmark": "jobs",
         "engine": s.engine.name,
         "runs": RUNS,
         "job_s": round(ours, 3),
-        "bare_s": round(bare, 3),
-        "overhead_s": round(ours - bare, 3),
-        "ratio_to_bare": round(ours / bare, 2),
+        "bare_s": round(theirs, 3),
+        "overhead_s": round(ours - theirs, 3),
+        "ratio_to_bare": round(ours / theirs, 2),
         "parts": {name: round(median(j[name] for j in jobs), 3) for name in jobs[0] if name != "total_s"},
         "idle_memory_bytes": memory,
         "idle_cpu_share_of_a_core": idle,
@@ -57,7 +57,7 @@ def run(settings: Settings, say: Say) -> dict[str, Any]:
     }
 
 
-def _job(s: Stage) -> dict[str, float]:
+def timed_job(s: Stage) -> dict[str, float]:
     """Submit one and return how long each part took until its container ran; waits for its end."""
     began = time.time()
     job_id = s.client.submit(algorithm_id=s.algorithm_id, scan_ids=[s.scan_id])["job_ids"][0]
@@ -78,7 +78,7 @@ def _job(s: Stage) -> dict[str, float]:
     }
 
 
-def _bare(command: Sequence[str]) -> float:
+def timed_run(command: Sequence[str]) -> float:
     """Run the image by the engine's own command; return the time until its first byte of output."""
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -91,19 +91,19 @@ def _bare(command: Sequence[str]) -> float:
     return took
 
 
-def _bare_command(s: Stage) -> list[str]:
+def bare_command(s: Stage, image: str) -> list[str]:
     """Return `podman run` or `docker run` with nothing that the machine does not insist on."""
     caps = s.engine.capabilities()  # type: ignore[attr-defined]
     if s.engine.name == "docker":
         host = ["--host", s.settings.docker_host] if s.settings.docker_host else []
-        return ["docker", *host, "run", "--rm", "--network", "none", LOCAL_IMAGE]
+        return ["docker", *host, "run", "--rm", "--network", "none", image]
     limits = []
     if caps.open_files is not None:
         limits += ["--ulimit", f"nofile={caps.open_files}:{caps.open_files}"]
     if caps.processes is not None:
         limits += ["--ulimit", f"nproc={caps.processes}:{caps.processes}"]
     runtime = ["--runtime", caps.runtime] if caps.runtime else []
-    return ["podman", *runtime, "run", "--rm", "--network", "none", *limits, LOCAL_IMAGE]
+    return ["podman", *runtime, "run", "--rm", "--network", "none", *limits, image]
 
 
 def _memory(s: Stage) -> int:

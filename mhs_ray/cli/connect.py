@@ -56,4 +56,4 @@ def is_running(settings: Settings) -> bool:
 
 def is_local(client: Client) -> bool:
     """Say whether the API runs on this machine, so that it can read files here."""
-    return (urlsplit(client.http.url).hostname or "") in _LOOPBACK
+    return (urlsplit(client.url).hostname or "") in _LOOPBACK

@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from mhs_ray import __version__
-from mhs_ray.cli import access, audit, containers, demo, images, jobs, output, platform, project, scans
+from mhs_ray.cli import (
+    access,
+    audit,
+    backup,
+    cohorts,
+    containers,
+    demo,
+    images,
+    jobs,
+    output,
+    platform,
+    project,
+    scans,
+    secrets,
+    usage,
+)
 from mhs_ray.cli.command import EXIT_CODES, App, command
 
 app = App(
@@ -40,13 +55,17 @@ def _options(
 
 platform.add_to(app)
 audit.add_to(app)
+usage.add_to(app)
+backup.add_to(app)
 command(app, rich_help_panel="The platform on this machine")(demo.demo)
 project.add_to(app)
+secrets.add_to(app)
 app.add_typer(images.app, name="image", rich_help_panel="Making a model")
 app.add_typer(containers.app, name="container", rich_help_panel="Running models")
 app.add_typer(containers.algorithms, name="algorithm", rich_help_panel="Running models")
 app.add_typer(scans.app, name="scan", rich_help_panel="Running models")
 jobs.add_to(app)
+app.add_typer(cohorts.app, name="cohort", rich_help_panel="Running models")
 access.add_to(app)
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mhs_ray.cli import output
+from mhs_ray.cli import output, trial
 from mhs_ray.cli.command import command
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.settings import load_settings
@@ -17,6 +17,7 @@ from mhs_ray.domain.settings import load_settings
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     command(app, rich_help_panel="Making a model")(init)
+    command(app, "test", rich_help_panel="Making a model")(trial.try_image)
     command(app, "base-image", rich_help_panel="Making a model")(base_image)
     command(app, rich_help_panel="The platform on this machine")(bench)
 

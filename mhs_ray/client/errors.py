@@ -33,3 +33,14 @@ class UnreachableError(MhsError):
 
     def __str__(self) -> str:
         return f"the API at {self.url} does not answer ({self.reason})"
+
+
+class MissingExtraError(MhsError):
+    """What was asked for needs packages that are not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(package, extra)
+        self.package, self.extra = package, extra
+
+    def __str__(self) -> str:
+        return f"{self.package} is not installed: pip install 'mhs-ray[{self.extra}]'"

@@ -4,51 +4,44 @@ from __future__ import annotations
 
 import logging
 import random
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import httpx
 
 from mhs_ray import __version__
 from mhs_ray.client.errors import ApiError, UnreachableError
+from mhs_ray.client.wires import Body, Wire
 
 log = logging.getLogger(__name__)
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _LONGEST_PAUSE_S: Final = 30.0
+_TIMEOUT_S: Final = 60.0
+_NOBODY: Final = httpx.Auth()
+_LONG: Final = httpx.Timeout(300, connect=10)
+_LOCAL: Final = ("all://127.0.0.1", "all://localhost", "all://[::1]")
+
+
+def connection(url: str, client_id: str, client_secret: str) -> dict[str, Any]:
+    """Return how httpx is to talk to the API at `url`."""
+    return {
+        "base_url": url,
+        "auth": (client_id, client_secret),
+        "timeout": httpx.Timeout(_TIMEOUT_S, connect=5.0),
+        "headers": {"User-Agent": f"mhs-ray/{__version__}"},
+        "mounts": dict.fromkeys(_LOCAL),  # no proxy stands between us and this machine
+    }
 
 
 class Http:
-    """One API. retries: further tries of a request that may be sent twice. sleep: waits between them."""
+    """One API. retries: further tries of a request that may be sent twice."""
 
-    def __init__(
-        self,
-        url: str,
-        client_id: str,
-        client_secret: str,
-        *,
-        timeout_s: float = 60.0,
-        retries: int = 4,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.url = url.rstrip("/")
-        self._retries, self._sleep = retries, sleep
-        local = httpx.URL(self.url).host in {"127.0.0.1", "localhost", "::1"}
-        self._http = httpx.Client(
-            base_url=self.url,
-            auth=(client_id, client_secret),
-            timeout=httpx.Timeout(timeout_s, connect=5.0),
-            headers={"User-Agent": f"mhs-ray/{__version__}"},
-            trust_env=not local,  # no proxy stands between us and this machine
-        )
+    def __init__(self, url: str, wire: Wire, *, retries: int = 4) -> None:
+        self.url, self.wire, self._retries = url, wire, retries
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    def send(
+    async def send(
         self,
         method: str,
         path: str,
@@ -67,7 +60,7 @@ class Http:
         pause = 0.2
         while True:
             try:
-                answer = self._http.request(method, path, params=given, json=body)
+                answer = await self.wire.request(method, path, params=given, json=body)
             except httpx.TransportError as error:
                 if not left:
                     raise unreachable(self.url, error) from None
@@ -78,24 +71,50 @@ class Http:
                 wait = _retry_after(answer)
             log.debug("%s %s is sent again in %.1f s", method, path, wait)
             left -= 1
-            self._sleep(wait)
+            await self.wire.sleep(wait)
             pause = min(2 * pause, 5.0)
 
-    @contextmanager
-    def stream(
+    @asynccontextmanager
+    async def stream(
         self, path: str, *, params: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None,
         read_timeout_s: float | None = None,
-    ) -> Iterator[httpx.Response]:  # fmt: skip
+    ) -> AsyncIterator[Body]:  # fmt: skip
         """Yield the answer to a GET whose body is read piece by piece; tried once."""
-        timeout = httpx.Timeout(read_timeout_s or 60.0, connect=5.0)
+        timeout = httpx.Timeout(read_timeout_s or _TIMEOUT_S, connect=5.0)
         given = {k: v for k, v in (params or {}).items() if v is not None}
         try:
-            with self._http.stream("GET", path, params=given, headers=headers, timeout=timeout) as answer:
-                if answer.status_code >= 400:
-                    answer.read()
-                yield checked(answer)
+            async with self.wire.stream("GET", path, params=given, headers=headers, timeout=timeout) as body:
+                if body.answer.status_code >= 400:
+                    await body.read()
+                checked(body.answer)
+                yield body
         except httpx.TransportError as error:
             raise unreachable(self.url, error) from None
+
+    async def put_signed(self, url: str, pieces: Iterator[bytes], size: int) -> None:
+        """PUT `size` bytes to a signed URL: without a credential of ours, and nothing writes the URL anywhere."""
+        where = str(httpx.URL(url).copy_with(query=None))
+        headers = {"Content-Length": str(size)}
+        try:
+            answer = await self.wire.request(
+                "PUT", url, content=self.wire.upload(pieces), headers=headers, auth=_NOBODY, timeout=_LONG
+            )
+        except httpx.TransportError as error:
+            raise unreachable(where, error) from None
+        checked(answer)
+
+    @asynccontextmanager
+    async def get_signed(self, url: str) -> AsyncIterator[Body]:
+        """Yield the answer of a signed URL, as in `put_signed`."""
+        where = str(httpx.URL(url).copy_with(query=None))
+        try:
+            async with self.wire.stream("GET", url, auth=_NOBODY, timeout=_LONG) as body:
+                if body.answer.status_code >= 400:
+                    await body.read()
+                checked(body.answer)
+                yield body
+        except httpx.TransportError as error:
+            raise unreachable(where, error) from None
 
 
 def unreachable(url: str, error: httpx.TransportError) -> UnreachableError:

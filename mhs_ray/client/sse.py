@@ -15,20 +15,32 @@ class Event:
     id: str
 
 
-def events(lines: Iterable[str]) -> Iterator[Event]:
-    """Yield the events of a stream of lines; an event that the stream's end cut off is dropped."""
-    kind, data, last_id = "message", list[str](), ""
-    for line in lines:
+class EventReader:
+    """Makes events of lines; an event that the stream's end cuts off is dropped."""
+
+    def __init__(self) -> None:
+        self._kind, self._data, self._last_id = "message", list[str](), ""
+
+    def take(self, line: str) -> Event | None:
+        """Return the event that `line` ends, if it ends one."""
         if not line:
-            if data:
-                yield Event(kind, "\n".join(data), last_id)
-            kind, data = "message", []
-            continue
+            found = Event(self._kind, "\n".join(self._data), self._last_id) if self._data else None
+            self._kind, self._data = "message", []
+            return found
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "data":
-            data.append(value)
+            self._data.append(value)
         elif name == "event":
-            kind = value
+            self._kind = value
         elif name == "id" and "\0" not in value:
-            last_id = value
+            self._last_id = value
+        return None
+
+
+def events(lines: Iterable[str]) -> Iterator[Event]:
+    """Yield the events of a stream of lines."""
+    reader = EventReader()
+    for line in lines:
+        if event := reader.take(line):
+            yield event

@@ -17,6 +17,16 @@ class ImageVersion(TypedDict):
     created_at: str
 
 
+class InstanceType(TypedDict):
+    """What a container can ask for."""
+
+    name: str
+    vcpu: int
+    memory_gb: int
+    gpu: str
+    vram_gb: int
+
+
 class Image(TypedDict):
     """An image definition."""
 
@@ -51,6 +61,14 @@ class PushInstructions(TypedDict):
     variants: list[PushVariant]
 
 
+class EnvVar(TypedDict):
+    """One variable of a container; the value of a secret one is None."""
+
+    name: str
+    value: str | None
+    secret: bool
+
+
 class Container(TypedDict):
     """A runnable container."""
 
@@ -59,7 +77,7 @@ class Container(TypedDict):
     image_id: int
     image_name: str
     instance_type: str
-    env: list[dict[str, Any]]
+    env: list[EnvVar]
     time_limit_s: int
     retry_exit_codes: list[int]
     max_model_retries: int
@@ -98,6 +116,13 @@ class Scan(TypedDict):
     upload_expires_at: str | None
 
 
+class SignedUrl(TypedDict):
+    """A URL that works until `expires_at`."""
+
+    url: str
+    expires_at: str
+
+
 class Failure(TypedDict):
     """A failure card."""
 
@@ -132,6 +157,8 @@ class Job(TypedDict):
     started_at: str | None
     ended_at: str | None
     queue_position: int | None
+    expected_wait_s: float | None
+    waits_because: str | None
     tiles: dict[str, Any] | None
 
 
@@ -146,6 +173,8 @@ class Task(TypedDict):
     origin: str
     priority: str
     description: str
+    triage_category: str | None
+    triage_score: float | None
     created_by: str
     created_at: str
     jobs: list[Job]
@@ -171,6 +200,46 @@ class JobEvent(TypedDict):
     cause: str
 
 
+class ScanResult(TypedDict):
+    """The result of one scan in the words of the contract."""
+
+    scanId: str
+    results: dict[str, Any] | None
+    qcFailReasons: list[str] | None
+    workflow: dict[str, Any] | None
+    geojson: dict[str, Any] | None
+    features: int
+    summary: dict[str, Any]
+    jobId: int | None
+    createdAt: str
+
+
+class Results(TypedDict):
+    """What a job or a task found."""
+
+    caseResults: dict[str, Any] | None
+    scanResults: list[ScanResult]
+
+
+class Delivery(TypedDict):
+    """One line of the outbox to Techcyte."""
+
+    id: int
+    task_id: str
+    scan_id: str | None
+    job_id: int | None
+    kind: str
+    state: str
+    detail: str
+    tries: int
+    status_code: int | None
+    not_before: str
+    sent_at: str | None
+    ended_at: str | None
+    decided_by: str
+    created_at: str
+
+
 @dataclass(frozen=True, slots=True)
 class LogLine:
     """One line of a job's log. number: from 0, within its attempt; source: stdout, stderr or platform."""
@@ -180,3 +249,25 @@ class LogLine:
     at: str
     source: str
     text: str
+
+
+class DayUsage(TypedDict):
+    """What a company used of an instance type in attempts that ended on a day (UTC)."""
+
+    day: str
+    company_id: int
+    company: str
+    instance_type: str
+    attempts: int
+    jobs: int
+    failed: int
+    gpu_s: float
+    platform_gpu_s: float
+
+
+class Usage(TypedDict):
+    """Usage from one day to another, both included."""
+
+    since: str
+    until: str
+    items: list[DayUsage]

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 _BATCH: Final = 32
 _LOST_MEND: Final = "rerun the job once the cluster is well; the node's own log says what happened to it"
 
+_PREEMPTED_MEND: Final = "nothing to do: the job runs again; long models fare better on on-demand nodes"
+
 AttemptKey = tuple[int, int]
 """(job id, attempt number)."""
 
@@ -35,8 +37,11 @@ class Cluster(Protocol):
     def offers(self, instance_type: str) -> bool:
         """Say whether the cluster has, or can start, a node of this type."""
 
-    def launch(self, key: AttemptKey, label: str, instance_type: str) -> None:
-        """Ask for a GPU on a node of this type and run the attempt there. Does nothing if it was launched before."""
+    def launch(self, key: AttemptKey, label: str, instance_type: str, prefer: str | None = None) -> None:
+        """Ask for a GPU on a node of this type and run the attempt there. Does nothing if it was launched before.
+
+        prefer: the node to take if it has a GPU free at that moment.
+        """
 
     def stop(self, key: AttemptKey) -> None:
         """End an attempt, waiting or running. Nothing happens if there is none."""
@@ -51,19 +56,25 @@ class Cluster(Protocol):
 class Dispatcher:
     """Synchronous and safe to call from several threads; the actor around it brings the waiting.
 
-    now: the clock; a simulation brings its own.
+    now: the clock; a simulation brings its own. prefer: which node a job had best start on, None for any.
     """
 
-    def __init__(self, core: Core, cluster: Cluster, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._core, self._cluster, self._now = core, cluster, now
+    def __init__(
+        self,
+        core: Core,
+        cluster: Cluster,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        prefer: Callable[[Job], str | None] = lambda _: None,
+    ) -> None:
+        self._core, self._cluster, self._now, self._prefer = core, cluster, now, prefer
         self._jobs = core.jobs.jobs
 
     def dispatch(self) -> int:
         """Start what may start now, end what can never; returns how many jobs were taken from the queue."""
         now = self._now()
         self._jobs.expire(now, lambda row: why_expired(self._core, row, now))
-        limit = self._core.settings.cluster.max_waiting
-        jobs = self._jobs.claim(_BATCH, limit, now)
+        cluster = self._core.settings.cluster
+        jobs = self._jobs.claim(_BATCH, cluster.max_waiting, now, by_type=cluster.placement == "label")
         for job in jobs:
             self._launch(job)
         return len(jobs)
@@ -79,7 +90,7 @@ class Dispatcher:
             self.settle(key, Outcome(None, failure, {}))
             return
         try:
-            self._cluster.launch(key, job_label(job), job.instance_type)
+            self._cluster.launch(key, job_label(job), job.instance_type, self._prefer(job))
         except Exception as error:
             log.exception("job %s: launching attempt %s failed", job.id, job.attempt)
             cause = f"the attempt could not be launched: {type(error).__name__}"
@@ -189,6 +200,11 @@ class Dispatcher:
         """Take in that an attempt is gone without a word: its node or its process died."""
         failure = Failure(FailureCode.NODE_LOST, what, _LOST_MEND)
         self.settle(key, Outcome(None, failure, {}))
+
+    def preempted(self, key: AttemptKey, when: datetime) -> None:
+        """Give an attempt back whose node goes at `when`: it is stopped, and the job runs anew elsewhere."""
+        what = f"the node is taken away at {when:%H:%M:%S} UTC, and the container still ran"
+        self.settle(key, Outcome(None, Failure(FailureCode.PREEMPTED, what, _PREEMPTED_MEND), {}))
 
     def reconcile(self) -> None:
         """Make rows and cluster agree: stop what is not wanted, launch or settle what should be there and is not."""

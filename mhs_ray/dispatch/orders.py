@@ -24,10 +24,6 @@ def make_order(core: Core, job: Job) -> AttemptOrder:
     row = core.jobs.jobs.row(job.id)
     ref, details = core.images.images.reference(row.image_version_id)
     env = open_env(core.db, row.env)
-    urls = tuple(core.db.vault.open(row.slide).get("urls", ()))
-    identity = None
-    if not urls:
-        urls, identity = core.scans.sources(job.scan_id)
     life = timedelta(seconds=row.time_limit_s) + _TOKEN_SLACK
     who = AttemptIdentity(job.company_id, row.task_number, job.id, job.attempt)
     return AttemptOrder(
@@ -45,11 +41,17 @@ def make_order(core: Core, job: Job) -> AttemptOrder:
         secrets=tuple(v.value for v in env if v.secret),
         host=row.host,
         jwt_token=core.tokens.for_attempt(who, life),
-        slide=SlideSource(urls, identity),
+        slide=slide_source(core, row),
         slide_name=row.scan_name,
         gateway_url=core.endpoints.api_url,
         ca_bundles=tuple(details.get("ca_bundles", ())),
     )
+
+
+def slide_source(core: Core, row: sa.Row[Any]) -> SlideSource:
+    """Return where a node gets the slide of a job's `row`: the URLs that came with it, else fresh ones of its scan."""
+    urls = tuple(core.db.vault.open(row.slide).get("urls", ()))
+    return SlideSource(urls) if urls else SlideSource(*core.scans.sources(row.scan_id))
 
 
 def why_expired(core: Core, row: sa.Row[Any], now: datetime) -> Failure:

@@ -35,6 +35,10 @@ _DB_BACK_S: Final = 2.0
 _SPOOL: Final = 4 << 20
 
 
+OnTry = Callable[[Claimed, Decision, int | None, datetime], None]
+"""Told of each try once it is stored: what came of it, the answer's status, when it began. Must not raise."""
+
+
 class DeliveryService:
     """What people decide about deliveries. wake: tells the courier; must not block."""
 
@@ -61,10 +65,16 @@ class Courier:
     """
 
     def __init__(
-        self, deliveries: Deliveries, blobs: BlobStore, techcyte: Techcyte, pace: Pace, slots: int = 4
+        self,
+        deliveries: Deliveries,
+        blobs: BlobStore,
+        techcyte: Techcyte,
+        pace: Pace,
+        slots: int = 4,
+        on_try: OnTry = lambda *_: None,
     ) -> None:
         self._deliveries, self._blobs, self._techcyte, self._pace = deliveries, blobs, techcyte, pace
-        self._slots = slots
+        self._slots, self._on_try = slots, on_try
         self._woken, self._closing = threading.Event(), threading.Event()
         self._at_work: dict[int, Claimed] = {}
         self._thread: threading.Thread | None = None
@@ -122,10 +132,12 @@ class Courier:
         self._woken.set()
 
     def _until_stored(self, claimed: Claimed) -> None:
+        began = datetime.now(UTC)
         decision, status = self._work(claimed)
         while True:
             try:
                 self._settle(claimed, decision, status)
+                self._on_try(claimed, decision, status, began)
                 return
             except Exception:
                 log.exception("what became of delivery %s could not be stored; it is tried again", claimed.id)

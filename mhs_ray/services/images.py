@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from mhs_ray.domain.errors import AdmissionError, MhsError, NotFoundError
 from mhs_ray.domain.models import Image, ImageVersion, Principal
@@ -13,6 +14,11 @@ from mhs_ray.services.names import clean_name
 from mhs_ray.store.sql.images import Images
 
 log = logging.getLogger(__name__)
+
+_ANOTHER_TAG: Final = (
+    "something was pushed to this image's repository, but not to the tag that its Docker Push Instructions name, and "
+    "no other tag is looked at: tag the image again as command 2 says, then push that"
+)
 
 
 class ImageService:
@@ -54,6 +60,8 @@ class ImageService:
         for image_id in wanted:
             try:
                 digest = self._registry.pushed(image_id)
+                if digest is None and image_ids is not None:  # yet something came
+                    self.images.note_unfound(image_id, _ANOTHER_TAG)
                 if digest is not None and self.images.begin_check(image_id, digest):
                     looked_at += 1
                     self._take_in(image_id, digest)

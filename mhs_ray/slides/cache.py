@@ -5,7 +5,7 @@
     ROOT/entries/KEY.GEN/   slide | series/, meta.json, lease     complete, checked; appears by one rename
     ROOT/locks/KEY          one download of a slide at a time     (flock, exclusive)
     ROOT/locks/.space       making room                           (flock, exclusive)
-    ROOT/tmp/NAME/          a download in progress; ``owner`` is locked while its process lives
+    ROOT/tmp/NAME/          a download in progress; ``owner`` is locked while its process lives; ``ahead``: no job waits
 
 A lease is a shared flock on the entry's ``lease`` file, so it ends with its process however that ends. Eviction takes
 the exclusive one without waiting: what is in use is never evicted. Locks are per open file, so they hold between
@@ -40,8 +40,10 @@ from mhs_ray.slides.url_guard import UrlPolicy
 
 log = logging.getLogger(__name__)
 
+_AHEAD_SHARE: Final = 4  # what is fetched ahead may take this part of the cache: what runs must find room
 _META: Final = "meta.json"
 _LEASE: Final = "lease"
+_AHEAD: Final = "ahead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,18 @@ class SlideCache:
         with self._leased(source, on_progress, cancelled) as slide:
             yield slide
 
+    def fetch_ahead(self, source: SlideSource) -> None:
+        """Have the slide here for a job that comes soon; a slide of more than a quarter of the cache is refused.
+
+        Whoever needs the slide meanwhile waits for this download rather than begin another. Raises as `get` does.
+        """
+        with self._leased(source, None, lambda: False, ahead=True):
+            pass
+
+    def keys(self) -> frozenset[str]:
+        """Return the keys of the slides that are here (`SlideSource.key`)."""
+        return frozenset(entry.name.partition(".")[0] for entry in self._entries.iterdir())
+
     def sweep(self) -> None:
         """Remove what dead processes left, broken entries, and entries unused for too long. Runs at the start."""
         with locked(self._locks / ".space", lambda: False):
@@ -142,7 +156,12 @@ class SlideCache:
 
     @contextmanager
     def _leased(
-        self, source: SlideSource, on_progress: OnProgress | None, cancelled: Callable[[], bool]
+        self,
+        source: SlideSource,
+        on_progress: OnProgress | None,
+        cancelled: Callable[[], bool],
+        *,
+        ahead: bool = False,
     ) -> Iterator[CachedSlide]:
         made_here: str | None = None
         confirmed: str | None = None  # what the storage vouched for during this call
@@ -158,7 +177,7 @@ class SlideCache:
             with locked(self._locks / source.key, cancelled):
                 made = self._current(source)
                 if made is None:
-                    made = self._download(source, on_progress)
+                    made = self._download(source, on_progress, ahead)
                     made_here = made.name
                 confirmed = made.name
 
@@ -183,7 +202,7 @@ class SlideCache:
             for url, etag in zip(source.urls, meta["etags"], strict=True)
         )
 
-    def _download(self, source: SlideSource, on_progress: OnProgress | None) -> Path:
+    def _download(self, source: SlideSource, on_progress: OnProgress | None, ahead: bool) -> Path:
         name = f"{source.key}.{secrets.token_hex(6)}"
         work = self._tmp / name
         with ExitStack() as owned:
@@ -191,6 +210,8 @@ class SlideCache:
                 work.mkdir()
                 owned.callback(shutil.rmtree, work, ignore_errors=True)
                 owned.enter_context(try_lock(work / "owner"))
+                if ahead:
+                    (work / _AHEAD).touch()
             try:
                 return self._fill(source, work, on_progress)
             except OSError as error:
@@ -256,6 +277,8 @@ class SlideCache:
     def _reserve(self, work: Path, have: int, more: int) -> None:
         """Make room for `have` + `more` bytes in all of this download, or raise SlideFetchError."""
         need = have + more
+        if (work / _AHEAD).exists() and need > self._limits.max_bytes // _AHEAD_SHARE:
+            raise SlideFetchError("too-large", f"the slide has {need:,} bytes, too many to be fetched ahead")
         if need > self._limits.max_bytes:
             raise SlideFetchError(
                 "too-large", f"the slide has {need:,} bytes; this node's slide cache holds {self._limits.max_bytes:,}"

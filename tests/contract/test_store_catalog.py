@@ -368,7 +368,7 @@ def test_a_lost_vault_key_is_named_and_a_rotated_one_still_opens(world: World) -
         world.containers.get(company, container.id)
 
 
-def test_a_client_is_found_until_it_is_revoked_or_its_company_is_switched_off(world: World) -> None:
+def test_a_client_is_found_until_it_is_revoked_and_says_when_its_company_is_switched_off(world: World) -> None:
     company = world.company("lab")
     assert world.company("lab") == company
     world.clients.put("mhs-1", company, "lims", Role.LAB_USER, "hash")
@@ -379,4 +379,8 @@ def test_a_client_is_found_until_it_is_revoked_or_its_company_is_switched_off(wo
     world.clients.used("mhs-1")
     assert world.clients.lookup("mhs-2") is None
     world.company("lab", mhs_enabled=False)
+    off = world.clients.lookup("mhs-1")
+    assert off is not None
+    assert (found[0].enabled, off[0].enabled) == (True, False)
+    world.clients.revoke(company, "mhs-1")
     assert world.clients.lookup("mhs-1") is None

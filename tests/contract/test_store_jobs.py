@@ -18,7 +18,7 @@ from mhs_ray.domain.models import ImageRef, Priority, Provider, ScanStatus
 from mhs_ray.domain.states import JobEvent, JobState
 from mhs_ray.store.sql import tables as t
 from mhs_ray.store.sql.jobs import Change, JobFilter
-from mhs_ray.store.sql.tasks import RequestedScan
+from mhs_ray.store.sql.tasks import RequestedScan, Submitted
 from tests.store_fixtures import World
 
 S, E = JobState, JobEvent
@@ -91,6 +91,41 @@ def test_many_at_once_with_the_same_number_make_one_task(world: World) -> None:
     assert sorted(d.created for d in done) == [False] * 7 + [True]
     assert len({d.job_ids for d in done}) == 1
     assert (_count(world, t.tasks), _count(world, t.jobs), _count(world, t.scans)) == (1, 1, 1)
+
+
+def test_submissions_of_one_transaction_fail_alone_and_find_what_the_others_bring(world: World) -> None:
+    company, other = world.company(), world.company()
+    algorithm, theirs = world.algorithm(company), world.algorithm(other)
+    new = RequestedScan(number=77, urls=("https://s.example.com/77?sig=1",), path="$.scans['77']")
+    good = world.submission(company, algorithm, number=1, scans=(new,))
+    submissions = [
+        good,
+        world.submission(company, algorithm, number=1, scans=(new,)),
+        world.submission(company, algorithm, number=2, scans=(new,)),
+        world.submission(other, theirs, number=1, scans=(new,)),
+        world.submission(company, theirs, number=3, scans=(new,)),
+        world.submission(company, algorithm, number=4, scans=(new, RequestedScan(id=999, path="$.scan_ids[1]"))),
+        world.submission(company, algorithm, number=5, scans=(new, new)),
+        world.submission(company, algorithm, number=6, scans=(new,), request={"no JSON": object()}),
+        world.submission(company, algorithm, number=7, scans=(new,)),
+    ]
+    with world.db.write() as conn:
+        done = world.tasks.submit_all(conn, submissions)
+    assert [d.created if isinstance(d, Submitted) else type(d).__name__ for d in done] == [
+        True, False, True, True, "InvalidInputError", "InvalidInputError", "InvalidInputError",
+        "StatementError" if world.db.is_sqlite else "TypeError", True,
+    ]  # fmt: skip
+    first, again = done[:2]
+    assert isinstance(first, Submitted)
+    assert isinstance(again, Submitted)
+    assert again.job_ids == first.job_ids
+    assert (_count(world, t.tasks), _count(world, t.jobs), _count(world, t.scans)) == (4, 4, 2)
+    for d in done:
+        if isinstance(d, Submitted):
+            stored = world.tasks.get(d.task.company_id, d.task.number)
+            assert d.task == stored
+            assert tuple(j.id for j in world.jobs.of_task(stored.company_id, stored.id)) == d.job_ids
+            assert [e.event for e in world.jobs.events(stored.company_id, d.job_ids[0])] == ["submitted"]
 
 
 def test_many_at_once_that_bring_the_same_new_scans_in_any_order_all_succeed(world: World) -> None:
@@ -191,6 +226,29 @@ def test_companies_take_turns_whoever_queued_more(world: World) -> None:
     assert order[4:] == big_jobs[2:]
 
 
+def test_a_type_without_capacity_does_not_keep_another_from_its_nodes(world: World) -> None:
+    company = world.company()
+    scarce, plenty = (
+        world.algorithm(company, world.container(company, instance_type=kind)) for kind in ("g6e.2xlarge", "g5.2xlarge")
+    )
+    waiting = [world.queued(company, scarce) for _ in range(3)]
+    other = world.queued(company, plenty)
+    now = datetime.now(UTC)
+    assert [j.id for j in world.jobs.claim(32, 2, now, by_type=True)] == [other, *waiting[:2]]
+    late = world.queued(company, plenty)
+    assert [j.id for j in world.jobs.claim(32, 2, now + timedelta(seconds=1), by_type=True)] == [late]
+    assert world.jobs.claim(32, 2, now + timedelta(seconds=1)) == []  # where every node is of every type, 2 are 2
+
+
+def test_a_company_s_cap_holds_over_all_types(world: World) -> None:
+    company = world.company(max_active_jobs=2)
+    for kind in ("g6e.2xlarge", "g5.2xlarge"):
+        algorithm = world.algorithm(company, world.container(company, instance_type=kind))
+        for _ in range(2):
+            world.queued(company, algorithm)
+    assert len(world.jobs.claim(32, 8, datetime.now(UTC), by_type=True)) == 2
+
+
 def test_what_runs_already_counts_for_the_fair_share(world: World) -> None:
     busy, idle = world.company(), world.company()
     algorithm = world.algorithm(busy)
@@ -248,14 +306,14 @@ def test_eight_claimers_at_once_never_take_a_job_twice(world: World) -> None:
     company, other = world.company(), world.company()
     algorithms = {c: world.algorithm(c) for c in (company, other)}
     with world.db.write() as conn:
-        jobs = {
-            job
+        submissions = [
+            world.submission(c, algorithm, number=None, scans=(_new_scan(),))
             for c, algorithm in algorithms.items()
             for _ in range(20)
-            for job in world.tasks.submit_in(
-                conn, world.submission(c, algorithm, number=None, scans=(_new_scan(),))
-            ).job_ids
-        }
+        ]
+        stored = world.tasks.submit_all(conn, submissions)
+    jobs = {job for done in stored if isinstance(done, Submitted) for job in done.job_ids}
+    assert len(jobs) == 40
 
     def claim_until_empty(_: int) -> list[int]:
         mine: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -40,11 +41,20 @@ class Audit:
 
 def add_entry(conn: sa.Connection, company_id: int, who: str, client_id: str, action: str, target: str) -> None:
     """Add a line inside a transaction that does what the line says."""
+    add_entries(conn, [(company_id, who, client_id, action, target)])
+
+
+def add_entries(conn: sa.Connection, lines: Sequence[tuple[int, str, str, str, str]]) -> None:
+    """`add_entry` for several: (company id, who, client id, action, target)."""
     conn.execute(
-        sa.insert(t.audit).values(
-            company_id=company_id, who=who[:_LONGEST], client_id=client_id[:_LONGEST], action=action[:_LONGEST],
-            target=target[:_LONGEST],
-        )
+        sa.insert(t.audit),
+        [
+            {
+                "company_id": company_id, "who": who[:_LONGEST], "client_id": client_id[:_LONGEST],
+                "action": action[:_LONGEST], "target": target[:_LONGEST],
+            }
+            for company_id, who, client_id, action, target in lines
+        ],
     )  # fmt: skip
 
 

@@ -189,6 +189,15 @@ class Images:
                 .values(status=ImageStatus.FAILED, failure_message=message)
             )
 
+    def note_unfound(self, image_id: int, message: str) -> None:
+        """Say on an image that nothing was found for yet why that may be; the next push that is found takes it away."""
+        with self._db.write() as conn:
+            conn.execute(
+                sa.update(t.images)
+                .where(t.images.c.id == image_id, t.images.c.status == ImageStatus.CREATED)
+                .values(failure_message=message)
+            )
+
     def versions(self, company_id: int, image_id: int) -> list[ImageVersion]:
         """Return all versions, newest first."""
         with self._db.read() as conn:

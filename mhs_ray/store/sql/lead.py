@@ -15,6 +15,28 @@ from mhs_ray.store.sql.database import Database
 _KEY: Final = 7238450
 
 
+def is_led(db: Database) -> bool:
+    """Say whether any process holds the right to dispatch now."""
+    if not db.is_sqlite:
+        held = sa.text(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :key AND granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        with db.read() as conn:
+            return bool(conn.execute(held, {"key": _KEY}).scalar())
+    try:
+        fd = os.open(f"{db.engine.url.database}.lead", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 class Lead:
     """The right to dispatch, held by at most one process; it ends with the process, or with its connection."""
 

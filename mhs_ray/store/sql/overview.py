@@ -14,6 +14,7 @@ from mhs_ray.domain.states import ACTIVE, JobState
 from mhs_ray.store.sql import tables as t
 from mhs_ray.store.sql.database import Database
 from mhs_ray.store.sql.scope import Scoped
+from mhs_ray.store.sql.usage import UsageBook
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,19 +245,17 @@ class Overview:
             return {r.id: r.rank for r in rows}
 
     def usage(self, since: datetime, company_id: int | None = None) -> list[Usage]:
-        """Return what companies used since then, the largest first; jobs that run still count up to now."""
-        j, now = t.jobs.c, datetime.now(UTC)
+        """Return what companies used since then, the largest first; jobs that run still count up to now.
+
+        From the same rows as `usage.UsageBook`, which bills: an attempt counts whole when it ended since then.
+        """
         per: dict[int, list[Any]] = {}
-        with self._db.read() as conn:
-            query = sa.select(j.company_id, t.companies.c.name, j.state, j.started_at, j.ended_at).join_from(
-                t.jobs, t.companies, j.company_id == t.companies.c.id
-            )
-            query = query.where(j.started_at.is_not(None), (j.ended_at >= since) | j.ended_at.is_(None))
-            if company_id is not None:
-                query = query.where(j.company_id == company_id)
-            for row in conn.execute(query):
-                sums = per.setdefault(row.company_id, [row.name, 0, 0, 0.0])
-                sums[1] += row.ended_at is not None
-                sums[2] += row.state in (JobState.FAILED, JobState.TIMED_OUT)
-                sums[3] += max(0.0, ((row.ended_at or now) - max(row.started_at, since)).total_seconds())
+        book = UsageBook(self._db)
+        for row in book.by_day(since, datetime.now(UTC), company_id):
+            sums = per.setdefault(row.company_id, [row.company, 0, 0, 0.0])
+            sums[1] += row.jobs
+            sums[2] += row.failed
+            sums[3] += row.gpu_s
+        for running in book.running(since, company_id):
+            per.setdefault(running.company_id, [running.company, 0, 0, 0.0])[3] += running.gpu_s
         return sorted((Usage(key, *sums) for key, sums in per.items()), key=lambda u: -u.gpu_s)

@@ -3,56 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
-from mhs_ray.domain.errors import Fault, InvalidInputError, NotFoundError
+from mhs_ray.domain.errors import MhsError, NotFoundError
 from mhs_ray.domain.ids import OWN_IDS_FROM
-from mhs_ray.domain.models import Priority, Provider, ScanStatus, Task
+from mhs_ray.domain.models import Priority, ScanStatus, Task
 from mhs_ray.domain.states import JobState
 from mhs_ray.results.outbox import token_ends
 from mhs_ray.slides.presigned import expires_at
 from mhs_ray.store.sql import tables as t
-from mhs_ray.store.sql.audit import add_entry
+from mhs_ray.store.sql.audit import add_entries
 from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.deliveries import renew_token
 from mhs_ray.store.sql.scans import insert_scan
 from mhs_ray.store.sql.scope import Page, Scoped
+from mhs_ray.store.sql.submission import Lookups, Plan, RequestedScan, Submission
+
+__all__ = ["PRIORITY_RANK", "RequestedScan", "Submission", "Submitted", "Tasks", "insert_jobs", "task_row", "urls_end"]
 
 PRIORITY_RANK = {Priority.CLINICAL: 0, Priority.RESEARCH: 1}
 
-
-@dataclass(frozen=True, slots=True)
-class RequestedScan:
-    """A scan of a submission: one that is registered (by row id), or Techcyte's number with its presigned URLs."""
-
-    id: int | None = None
-    number: int | None = None
-    urls: tuple[str, ...] = field(default=(), repr=False)
-    path: str = ""  # where in the request it stands, for faults
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A task to be made. algorithm: id, or names to look up; number None: the next of ours."""
-
-    company_id: int
-    by: str
-    origin: str
-    host: str
-    scans: tuple[RequestedScan, ...]
-    algorithm_id: int | None = None
-    algorithm_names: tuple[tuple[str, str], ...] = ()  # (JSON path, name or id) in order of preference
-    number: int | None = None
-    case_number: int | None = None
-    priority: Priority = Priority.CLINICAL
-    description: str = ""
-    techcyte_jwt: str | None = field(default=None, repr=False)
-    request: Mapping[str, Any] = field(default_factory=dict)
-    client_id: str = ""  # who of the company's clients asked, for the audit
+_INSERT_TASKS = sa.insert(t.tasks).returning(t.tasks.c.id, sort_by_parameter_order=True)
+_INSERT_JOBS = sa.insert(t.jobs).returning(t.jobs.c.id, sort_by_parameter_order=True)
+_NUMBER_TASK = sa.update(t.tasks).where(t.tasks.c.id == sa.bindparam("row")).values(number=sa.bindparam("own"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,47 +51,134 @@ class Tasks:
     def submit(self, submission: Submission) -> Submitted:
         """Commit a task and its jobs. The same number again adds nothing. Raises InvalidInputError."""
         with self._db.write() as conn:
-            return self.submit_in(conn, submission)
+            (outcome,) = self.submit_all(conn, [submission])
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
 
-    def submit_in(self, conn: sa.Connection, s: Submission) -> Submitted:
-        """`submit` inside a transaction that commits several."""
+    def submit_all(self, conn: sa.Connection, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
+        """Add several in a transaction that the caller commits; each fails alone. Outcomes in the order given.
+
+        An outcome that is no MhsError is a fault of ours. They are written together, a statement per table; only where
+        one of them cannot be stored, one by one.
+        """
         self._db.lock(conn, Lock.SUBMIT)  # the same number twice at once: the second one sees the first one's row
+        try:
+            with conn.begin_nested():
+                return self._together(conn, submissions)
+        except Exception as error:
+            _raise_if_broken(error)
+        return [self._alone(conn, s) for s in submissions]
+
+    def _alone(self, conn: sa.Connection, submission: Submission) -> Submitted | Exception:
+        try:
+            with conn.begin_nested():
+                return self._together(conn, [submission])[0]
+        except Exception as error:
+            _raise_if_broken(error)
+            return error
+
+    def _together(self, conn: sa.Connection, submissions: Sequence[Submission]) -> list[Submitted | Exception]:
+        outcomes: dict[int, Submitted | Exception] = {}
+        left = list(range(len(submissions)))
+        while left:
+            seen, plans, again = Lookups(conn), {}, []
+            coming: set[tuple[int, int]] = set()
+            for i in left:
+                s = submissions[i]
+                if s.number is not None and (s.company_id, s.number) in coming:
+                    again.append(i)  # its twin is added first; then it is known
+                    continue
+                try:
+                    known = self._known(conn, s)
+                    if known is not None:
+                        outcomes[i] = known
+                        continue
+                    plans[i] = seen.plan(s)
+                except MhsError as error:
+                    outcomes[i] = error
+                    continue
+                if s.number is not None:
+                    coming.add((s.company_id, s.number))
+            outcomes.update(zip(plans, self._store(conn, list(plans.values())), strict=True))
+            left = again
+        return [outcomes[i] for i in range(len(submissions))]
+
+    def _known(self, conn: sa.Connection, s: Submission) -> Submitted | None:
+        if s.number is None:
+            return None
         scope = Scoped(conn, s.company_id)
-        if s.number is not None:
-            known = conn.execute(sa.select(t.tasks).where(scope.where(t.tasks), t.tasks.c.number == s.number)).first()
-            if known is not None:
-                self._renew(conn, known, s)
-                return Submitted(_task(known), self._job_ids(conn, known.id), created=False)
-        algorithm, container, image = self._resolve(scope, s)
-        scan_rows = self._scans(scope, s)
-        values = {
+        known = conn.execute(sa.select(t.tasks).where(scope.where(t.tasks), t.tasks.c.number == s.number)).first()
+        if known is None:
+            return None
+        self._renew(conn, known, s)
+        return Submitted(_task(known), self._job_ids(conn, known.id), created=False)
+
+    def _store(self, conn: sa.Connection, plans: Sequence[Plan]) -> list[Submitted]:
+        if not plans:
+            return []
+        now = datetime.now(UTC)
+        scans = self._add_scans(conn, plans)
+        tasks = [self._task_values(plan.submission, plan.algorithm, now) for plan in plans]
+        ids = list(conn.execute(_INSERT_TASKS, tasks).scalars())
+        for values, task_id in zip(tasks, ids, strict=True):
+            values["id"] = task_id
+        own = [values for values in tasks if values["number"] is None]
+        for values in own:
+            values["number"] = OWN_IDS_FROM + values["id"]
+        if own:
+            conn.execute(_NUMBER_TASK, [{"row": values["id"], "own": values["number"]} for values in own])
+        jobs = [
+            self._job_values(plan, task_id, scans.get((plan.submission.company_id, wanted.number), row_id), wanted.urls)
+            for plan, task_id in zip(plans, ids, strict=True)
+            for row_id, wanted in plan.scans
+        ]
+        job_ids = insert_jobs(conn, jobs, "submitted")
+        of_task: dict[int, list[int]] = {}
+        for job, job_id in zip(jobs, job_ids, strict=True):
+            of_task.setdefault(job["task_id"], []).append(job_id)
+        lines = [
+            (p.submission.company_id, p.submission.by, p.submission.client_id, "create task",
+             _told(values["number"], of_task[values["id"]]))
+            for p, values in zip(plans, tasks, strict=True)
+        ]  # fmt: skip
+        add_entries(conn, lines)
+        self._db.notify(conn)
+        return [Submitted(_task_of(values), tuple(of_task[values["id"]]), created=True) for values in tasks]
+
+    def _add_scans(self, conn: sa.Connection, plans: Sequence[Plan]) -> dict[tuple[int, int | None], int]:
+        """Register the scans that only came with a submission; returns row ids by (company, number)."""
+        added: dict[tuple[int, int | None], int] = {}
+        for plan in plans:
+            s = plan.submission
+            for row_id, wanted in plan.scans:
+                if row_id is None and (s.company_id, wanted.number) not in added:
+                    added[s.company_id, wanted.number] = insert_scan(
+                        conn, self._db, s.company_id, s.by, name=f"scan {wanted.number}", source="url",
+                        location={"urls": list(wanted.urls)}, status=ScanStatus.READY, number=wanted.number,
+                    )  # fmt: skip
+        return added
+
+    def _task_values(self, s: Submission, algorithm: sa.Row[Any], now: datetime) -> dict[str, Any]:
+        return {
             "company_id": s.company_id, "number": s.number, "case_number": s.case_number,
             "algorithm_id": algorithm.id, "algorithm_name": algorithm.name, "origin": s.origin, "host": s.host,
             "priority": s.priority, "description": s.description, "request": dict(s.request), "created_by": s.by,
-            "techcyte_jwt": self._db.vault.seal(s.techcyte_jwt) if s.techcyte_jwt else None,
+            "created_at": now, "techcyte_jwt": self._db.vault.seal(s.techcyte_jwt) if s.techcyte_jwt else None,
         }  # fmt: skip
-        key = conn.execute(sa.insert(t.tasks).values(**values)).inserted_primary_key
-        assert key is not None
-        task_id = int(key[0])
-        if s.number is None:
-            conn.execute(sa.update(t.tasks).where(t.tasks.c.id == task_id).values(number=OWN_IDS_FROM + task_id))
-        job_ids = []
-        for scan_id, urls in scan_rows:
-            job = {
-                "company_id": s.company_id, "task_id": task_id, "scan_id": scan_id, "run": 0,
-                "container_id": container.id, "container_name": container.name,
-                "image_version_id": image.current_version_id, "image_digest": image.digest,
-                "instance_type": container.instance_type, "time_limit_s": container.time_limit_s,
-                "env": container.env, "slide": self._db.vault.seal({"urls": list(urls)} if urls else {}),
-                "retry_exit_codes": container.retry_exit_codes, "max_model_retries": container.max_model_retries,
-                "priority": PRIORITY_RANK[s.priority], "state": JobState.QUEUED, "created_by": s.by,
-                "usable_until": self._usable_until(urls, s),
-            }  # fmt: skip
-            job_ids.append(insert_job(conn, job, "submitted"))
-        row = conn.execute(sa.select(t.tasks).where(t.tasks.c.id == task_id)).one()
-        add_entry(conn, s.company_id, s.by, s.client_id, "create task", _told(row.number, job_ids))
-        self._db.notify(conn)
-        return Submitted(_task(row), tuple(job_ids), created=True)
+
+    def _job_values(self, plan: Plan, task_id: int, scan_id: int | None, urls: tuple[str, ...]) -> dict[str, Any]:
+        s, container, image = plan.submission, plan.container, plan.image
+        return {
+            "company_id": s.company_id, "task_id": task_id, "scan_id": scan_id, "run": 0,
+            "container_id": container.id, "container_name": container.name,
+            "image_version_id": image.current_version_id, "image_digest": image.digest,
+            "instance_type": container.instance_type, "time_limit_s": container.time_limit_s,
+            "env": container.env, "slide": self._db.vault.seal({"urls": list(urls)} if urls else {}),
+            "retry_exit_codes": container.retry_exit_codes, "max_model_retries": container.max_model_retries,
+            "priority": PRIORITY_RANK[s.priority], "state": JobState.QUEUED, "created_by": s.by,
+            "usable_until": self._usable_until(urls, s),
+        }  # fmt: skip
 
     def _usable_until(self, urls: Sequence[str], s: Submission) -> datetime | None:
         token = token_ends(s.techcyte_jwt) if s.techcyte_jwt and self._delivers else None
@@ -182,58 +247,6 @@ class Tasks:
             conn.execute(sa.select(t.jobs.c.id).where(t.jobs.c.task_id == task_id).order_by(t.jobs.c.id)).scalars()
         )
 
-    @staticmethod
-    def _resolve(scope: Scoped, s: Submission) -> tuple[sa.Row[Any], sa.Row[Any], Any]:
-        algorithm, path = _find_algorithm(scope, s)
-        if algorithm.provider != Provider.MHS:
-            raise InvalidInputError.at(
-                path,
-                f"case algorithm {algorithm.name!r} is provided by {algorithm.provider!r}, not by the {Provider.MHS}",
-            )
-        container = scope.conn.execute(
-            sa.select(t.containers).where(scope.where(t.containers), t.containers.c.id == algorithm.container_id)
-        ).first()
-        if container is None:
-            raise InvalidInputError.at(
-                path, f"case algorithm {algorithm.name!r} has no runnable container; set one first"
-            )
-        image = scope.conn.execute(
-            sa.select(t.images.c.current_version_id, t.image_versions.c.digest)
-            .join_from(t.images, t.image_versions, t.images.c.current_version_id == t.image_versions.c.id)
-            .where(t.images.c.id == container.image_id)
-        ).one()
-        return algorithm, container, image
-
-    def _scans(self, scope: Scoped, s: Submission) -> list[tuple[int, tuple[str, ...]]]:
-        faults: list[Fault] = []
-        found: list[tuple[int, tuple[str, ...]]] = []
-        for wanted in s.scans:
-            query = sa.select(t.scans).where(scope.where(t.scans))
-            query = query.where(
-                t.scans.c.id == wanted.id if wanted.id is not None else t.scans.c.number == wanted.number
-            )
-            row = scope.conn.execute(query).first()
-            if row is None and wanted.urls:
-                row_id = insert_scan(
-                    scope.conn, self._db, s.company_id, s.by, name=f"scan {wanted.number}", source="url",
-                    location={"urls": list(wanted.urls)}, status=ScanStatus.READY, number=wanted.number,
-                )  # fmt: skip
-                found.append((row_id, wanted.urls))
-            elif row is None:
-                faults.append(
-                    Fault(wanted.path, f"there is no scan {wanted.id if wanted.id is not None else wanted.number}")
-                )
-            elif row.status != ScanStatus.READY and not wanted.urls:
-                what = row.failure_message or f"it is {row.status}"
-                faults.append(Fault(wanted.path, f"scan {row.id} ({row.name}) cannot be used: {what}"))
-            elif any(row.id == known for known, _ in found):
-                faults.append(Fault(wanted.path, f"scan {row.id} is named twice"))
-            else:
-                found.append((row.id, wanted.urls))
-        if faults:
-            raise InvalidInputError(faults)
-        return found
-
 
 def urls_end(urls: Sequence[str]) -> datetime | None:
     """Return when the first of a slide's presigned URLs ends, None when none of them says."""
@@ -248,50 +261,32 @@ def task_row(scope: Scoped, number: int) -> sa.Row[Any]:
     return row
 
 
-def insert_job(conn: sa.Connection, values: Mapping[str, Any], cause: str) -> int:
-    """Insert a queued job and the first line of its story; returns its id."""
-    key = conn.execute(sa.insert(t.jobs).values(**values)).inserted_primary_key
-    assert key is not None
-    job_id = int(key[0])
-    conn.execute(
-        sa.insert(t.job_events).values(
-            company_id=values["company_id"],
-            job_id=job_id,
-            attempt=0,
-            event="submitted",
-            state=JobState.QUEUED,
-            cause=cause,
-        )
-    )
-    return job_id
+def insert_jobs(conn: sa.Connection, jobs: Sequence[dict[str, Any]], cause: str) -> list[int]:
+    """Insert queued jobs and the first line of each one's story; returns their ids."""
+    ids = list(conn.execute(_INSERT_JOBS, jobs).scalars())
+    events = [
+        {
+            "company_id": job["company_id"], "job_id": job_id, "attempt": 0, "event": "submitted",
+            "state": JobState.QUEUED, "cause": cause,
+        }
+        for job, job_id in zip(jobs, ids, strict=True)
+    ]  # fmt: skip
+    conn.execute(sa.insert(t.job_events), events)
+    return ids
 
 
-def _find_algorithm(scope: Scoped, s: Submission) -> tuple[sa.Row[Any], str]:
-    query = sa.select(t.algorithms).where(scope.where(t.algorithms))
-    if s.algorithm_id is not None:
-        row = scope.conn.execute(query.where(t.algorithms.c.id == s.algorithm_id)).first()
-        if row is None:
-            raise InvalidInputError.at("$.algorithm_id", f"there is no case algorithm {s.algorithm_id}")
-        return row, "$.algorithm_id"
-    named = [(path, name) for path, name in s.algorithm_names if name]
-    for path, name in named:
-        match = t.algorithms.c.name == name
-        if name.isascii() and name.isdigit():
-            match |= t.algorithms.c.id == int(name[:18])
-        row = scope.conn.execute(query.where(match).order_by(t.algorithms.c.name != name)).first()
-        if row is not None:
-            return row, path
-    if named:
-        path, name = named[0]
-        raise InvalidInputError.at(path, f"there is no case algorithm with the name or id {name[:80]!r}")
-    only = list(scope.conn.execute(query.where(t.algorithms.c.provider == Provider.MHS).limit(2)))
-    if len(only) == 1:  # Techcyte leaves both empty when nothing is set on the case algorithm
-        return only[0], "$.model_name"
-    raise InvalidInputError.at(
-        "$.model_name",
-        "no model is named and there is not exactly one case algorithm of the Model Hosting Service to take; "
-        "set the model name on the case algorithm in Techcyte to the name of one here",
-    )
+def _raise_if_broken(error: Exception) -> None:
+    """The connection is gone, and with it the whole transaction."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        raise error
+
+
+def _task_of(values: Mapping[str, Any]) -> Task:
+    return Task(
+        values["id"], values["company_id"], values["number"], values["case_number"], values["algorithm_id"],
+        values["algorithm_name"], values["origin"], Priority(values["priority"]), values["description"],
+        values["created_by"], values["created_at"], None, None,
+    )  # fmt: skip
 
 
 def _task(row: sa.Row[Any]) -> Task:

@@ -50,6 +50,8 @@ def test_every_report_type_is_stored_and_read_back(lab: Lab, name: str, base64: 
     (posted,), (scan,) = EXAMPLES[name]["scanResults"], got["scanResults"]
     assert scan["scanId"] == str(SCAN_NUMBER)
     assert scan["geojson"] == posted.get("geojson")
+    bare = lab.http.get(f"/v1/jobs/{job.id}/results", params={"geojson": False}).json()
+    assert bare["scanResults"] == [{**scan, "geojson": None}]
     assert scan["results"] == posted.get("results")
     assert scan["qcFailReasons"] == posted.get("qcFailReasons")
     assert got["caseResults"] == EXAMPLES[name].get("caseResults")

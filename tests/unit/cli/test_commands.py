@@ -63,7 +63,7 @@ def test_there_is_every_command_that_was_promised() -> None:
         "image/list image/show image/instructions image/rename image/delete image/versions container/create "
         "container/list container/show container/update container/delete algorithm/create algorithm/list "
         "algorithm/show algorithm/update algorithm/delete scan/add scan/list scan/show scan/url scan/delete job/show "
-        "job/events job/cancel job/rerun"
+        "job/events job/cancel job/rerun usage backup restore upgrade"
     )
     assert {"/".join(c) for c in commands()} >= set(promised.split())
 
@@ -267,6 +267,23 @@ def test_settings_are_listed_without_secrets(tmp_path: Path) -> None:
 
 def test_an_unknown_benchmark_is_refused_with_those_there_are() -> None:
     assert "is no benchmark" in mhs("bench", "nope").stderr
+
+
+def test_usage_is_shown_or_written_as_parquet(api: FakeApi, tmp_path: Path) -> None:
+    row = {
+        "day": "2026-03-02", "company_id": 1, "company": "North", "instance_type": "g5.2xlarge", "attempts": 3,
+        "jobs": 2, "failed": 0, "gpu_s": 7200.0, "platform_gpu_s": 0.0,
+    }  # fmt: skip
+    usage = {"since": "2026-03-01", "until": "2026-03-31", "items": [row]}
+    api.on("GET", "/v1/usage", ok(usage))
+    assert document(mhs("usage", "--since", "2026-03-01", "--json")) == usage
+    shown = mhs("usage")
+    assert "g5.2xlarge" in shown.stdout
+    assert "2.00 GPU-hours" in shown.stderr
+    file = tmp_path / "march.parquet"
+    assert document(mhs("usage", "-o", str(file), "--json"))["file"] == str(file)
+    assert file.stat().st_size > 0
+    assert mhs("usage", "-o", "march.xls").exit_code == 1
 
 
 # ---- who has access

@@ -97,6 +97,27 @@ def test_a_check_that_our_registry_cuts_short_is_made_good_in_the_next_round(wor
     assert world.images.get(who.company_id, image.id).status is ImageStatus.UPLOADED
 
 
+def test_a_push_to_another_tag_than_the_instructions_is_said_until_the_right_one_comes(world: World) -> None:
+    registry, who = Refusing(), _who(world)
+    service = ImageService(world.images, registry, timedelta(hours=12))
+    image, other = service.create(who, "Mitosis"), service.create(who, "Nuclei")
+    service.push_access(who, other.id)
+    service.reconcile()
+    service.reconcile([image.id])  # the registry tells of a push, and nothing is at the tag
+    found = world.images.get(who.company_id, image.id)
+    assert found.status is ImageStatus.CREATED
+    assert "not to the tag that its Docker Push Instructions name" in found.failure_message
+    assert world.images.get(who.company_id, other.id).failure_message == "", "nothing came there"
+    registry.digests[image.id] = DIGEST
+    service.reconcile([image.id])
+    found = world.images.get(who.company_id, image.id)
+    assert (found.status, found.failure_message) == (ImageStatus.UPLOADED, "")
+    service.reconcile([image.id])
+    del registry.digests[image.id]
+    service.reconcile([image.id])
+    assert world.images.get(who.company_id, image.id).failure_message == "", "what runs is not spoken against"
+
+
 def test_a_hint_for_an_image_that_is_gone_is_passed_over(world: World) -> None:
     registry = Refusing(digests={99: DIGEST})
     service = ImageService(world.images, registry, timedelta(hours=12))

@@ -1,0 +1,79 @@
+"""What a node fetches before a job asks for it. Nothing here fails a job: whoever needs it later fetches it then."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from mhs_ray.attempt.order import Holding
+from mhs_ray.attempt.pulled import PulledImages
+from mhs_ray.attempt.runner import Node
+from mhs_ray.domain.errors import EngineError, MhsError
+from mhs_ray.domain.models import ImageRef
+from mhs_ray.ports import RegistryCredential
+from mhs_ray.slides.cache import SlideSource
+
+log = logging.getLogger(__name__)
+
+_UNPACKED: Final = 4  # an image on disk beside its compressed size, at worst in practice
+_MIN_FREE: Final = 5 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class ImageToPull:
+    """An image and how to get it. size_bytes: compressed."""
+
+    ref: ImageRef
+    size_bytes: int
+    credential: RegistryCredential = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What a node is asked to fetch, for what; with nothing to fetch it only says what it holds."""
+
+    what: str
+    image: ImageToPull | None = None
+    slide: SlideSource | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the node holds now, and what could not be fetched, as sentences."""
+
+    holding: Holding
+    faults: tuple[str, ...] = ()
+
+
+def run_errand(errand: Errand, node: Node) -> Report:
+    """Fetch what is not here yet, one after the other: a job computes beside. Never raises."""
+    pulled = PulledImages(node.folder / "images", node.engine)
+    faults: list[str] = []
+
+    def attempt(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except MhsError as error:
+            faults.append(str(error))
+        except Exception as error:
+            log.exception("%s failed on the node", errand.what)
+            faults.append(f"{type(error).__name__} on the node")
+
+    if errand.slide is not None:
+        slide = errand.slide
+        attempt(lambda: node.cache.fetch_ahead(slide))
+    if errand.image is not None and not pulled.has(errand.image.ref):
+        image = errand.image
+        attempt(lambda: _pull(image, node, pulled))
+    return Report(Holding(pulled.digests(), node.cache.keys()), tuple(faults))
+
+
+def _pull(image: ImageToPull, node: Node, pulled: PulledImages) -> None:
+    free = shutil.disk_usage(node.folder).free
+    if free < _MIN_FREE + _UNPACKED * image.size_bytes:
+        raise EngineError(node.engine.name, f"pull {image.ref} ahead", f"the disk has only {free >> 20} MiB free")
+    node.engine.pull(image.ref, image.credential)
+    pulled.add(image.ref)

@@ -1,0 +1,1 @@
+"""What operators see of the platform: metrics, traces, usage. No Ray in here."""

@@ -55,13 +55,15 @@ def create_client(request: Request, core: CoreDep, write: WriteDep) -> Response:
         made = core.access.create_client(write.who, _storable(typed["name"]), Role(typed["role"]), company)
     except InvalidInputError as error:
         return _page(request, core, write.who, typed=typed, faults=by_field(error), dialog="create-client")
+    request.state.audit_target = f"/console/access/clients/{made[0].id}"
     return _page(request, core, write.who, made=made)
 
 
 @router.post("/clients/{client_id}/revoke")
-def revoke_client(core: CoreDep, write: WriteDep, client_id: ClientPath) -> Response:
+def revoke_client(request: Request, core: CoreDep, write: WriteDep, client_id: ClientPath) -> Response:
     """End a client for good."""
     client = core.access.revoke_client(write.who, client_id)
+    request.state.audit_target = f"/console/access/clients/{client.id}"
     return go("/console/access", f"{client.name} was revoked.")
 
 

@@ -159,7 +159,8 @@ async def _audit(request: Request, response: Response, name: str) -> None:
         return
     section = request.url.path.split("/")[2].removesuffix("s")
     action = name.replace("_", " ") if "_" in name else f"{name} {section}"
-    await note(request, who, action, urlsplit(response.headers.get("location", request.url.path)).path)
+    target = getattr(request.state, "audit_target", None)
+    await note(request, who, action, target or urlsplit(response.headers.get("location", request.url.path)).path)
 
 
 _NOT_NOTED: Final = frozenset({"ai_request", "test", "switch"})

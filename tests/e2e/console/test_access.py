@@ -33,6 +33,7 @@ def test_a_client_is_made_its_secret_shown_once_and_revoked(site: Site, page: Pa
     did = page.get_by_role("region", name="Who did what").or_(page.locator("section[aria-labelledby=audit]"))
     expect(did.first).to_contain_text("revoke client")
     expect(did.first).to_contain_text("create client")
+    expect(did.first).to_contain_text(f"/console/access/clients/{client_id}")
 
 
 def test_a_webhooks_secret_is_made_and_good_at_once(site: Site, page: Page) -> None:

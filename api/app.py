@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
         app.state.intake = Intake(core.db, core.tasks, peers.wake)
         app.state.nodes = peers.nodes
         app.state.metrics = PlatformMetrics(core)
+        threading.Thread(target=app.state.metrics.prime, name="metrics", daemon=True).start()
         app.state.traces = await asyncio.to_thread(
             open_traces, core.settings.telemetry, core.keys.platform, "api", core.db
         )
@@ -139,11 +141,22 @@ def _on_ray() -> tuple[Core, Peers]:
     settings = load_settings()
     configure_logging(settings)
     keep_replica_at(settings.cluster.address)
+    if settings.api.internal_url is not None:
+        _start_actors()
     wake, pushed, ping = ray_peers()
     # On one machine nothing is started for a job: there is nobody to ask.
     capacity = CapacityView() if settings.cluster.placement == "label" else dict[str, Capacity]
     core = build_core_patiently(settings, Endpoints.of(settings), wake)
     return core, Peers(wake, pushed, ping, ray_nodes, http_observer(), capacity)
+
+
+def _start_actors() -> None:
+    """On a cluster `serve deploy` is all that is called: whichever replica is first starts what stands beside them."""
+    from mhs_ray.actors.dispatcher import start_dispatcher
+    from mhs_ray.actors.registrar import start_registrar
+
+    start_dispatcher()
+    start_registrar()
 
 
 async def _readiness(core: Core, peers: Peers) -> dict[str, str]:
@@ -178,7 +191,13 @@ async def _readiness(core: Core, peers: Peers) -> dict[str, str]:
     return dict(zip(names, await asyncio.gather(*(ask(c) for c in checks)), strict=True))
 
 
-@serve.deployment(name="api", max_ongoing_requests=1000, max_queued_requests=2000, graceful_shutdown_timeout_s=20)
+@serve.deployment(
+    name="api",
+    max_ongoing_requests=1000,
+    max_queued_requests=2000,
+    graceful_shutdown_timeout_s=20,
+    max_surge_percent=100,
+)
 @serve.ingress(build_app)
 class Api:
     """The Serve deployment; the routes are FastAPI's."""

@@ -391,6 +391,14 @@ class FailureOut(Wire):
     exit_code: int | None
 
 
+class TileProgressOut(Wire):
+    """How far a container's tile feed is."""
+
+    done: int
+    planned: int
+    left_s: float | None = Field(None, description="seconds left, if it goes on so")
+
+
 class JobOut(Wire):
     """One container on one scan of a task."""
 
@@ -416,6 +424,7 @@ class JobOut(Wire):
     queue_position: int | None = None
     expected_wait_s: float | None = Field(None, description="while queued: if things go on as they went lately")
     waits_because: str | None = Field(None, description="while it has no node: what it waits for, in a sentence")
+    tiles: TileProgressOut | None = Field(None, description="of a container that is fed tiles; not in lists")
 
     @classmethod
     def of(

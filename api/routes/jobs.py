@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from api import schemas as s
 from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, IdQuery, LimitQuery, TextQuery, WhoDep, WriterDep, page_out, problems
+from mhs_ray.attempt.tiles import read_progress
 from mhs_ray.domain.capacity import Capacity, why_waiting
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.failures import FailureClass
@@ -66,7 +67,10 @@ def get_job(request: Request, core: CoreDep, who: WhoDep, job_id: IdPath) -> s.J
     job = core.jobs.jobs.get(who.company_id, job_id)
     position = core.jobs.jobs.queue_position(job_id) if job.state is JobState.QUEUED else None
     wait = core.jobs.jobs.expected_wait(who.company_id, position) if position is not None else None
-    return s.JobOut.of(job, position, wait, waits_because(job, request.app.state.capacity))
+    out = s.JobOut.of(job, position, wait, waits_because(job, request.app.state.capacity))
+    if job.attempt and (tiles := read_progress(core.blobs, job_id, job.attempt)):
+        out.tiles = s.TileProgressOut.model_validate(tiles)
+    return out
 
 
 def waits_because(job: Job, capacity: Callable[[], Mapping[str, Capacity]]) -> str | None:

@@ -51,8 +51,12 @@ class RayNodes:
         reference = _errand.options(name=errand.what, scheduling_strategy=there).remote(errand)
 
         def ended(future: Any) -> None:
-            error = future.exception()
-            done(None if error is not None else future.result())
+            try:
+                report: Report | None = future.result()
+            except Exception:
+                log.info("%s: its node or its worker died", errand.what)
+                report = None
+            done(report)
 
         reference.future().add_done_callback(ended)
 

@@ -1,5 +1,7 @@
-"""Run once at ``mhs up``: starts the dispatcher, the registrar and the Serve application on the running Ray.
+"""Starts the dispatcher, the registrar and the Serve application on the running Ray: `mhs up` runs it once.
 
+``--upgrade`` (`mhs upgrade`) puts those of this version in the place of running ones. Attempts that run go on: they
+call nobody, and the new dispatcher takes over from the rows and from their actors' names.
 ``--undo`` takes them off it again: how ``mhs down`` leaves a cluster that goes on without us.
 """
 
@@ -18,7 +20,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from mhs_ray.actors.cluster import RayCluster
 from mhs_ray.actors.dispatcher import start_dispatcher
 from mhs_ray.actors.kit import publish_kit
-from mhs_ray.actors.names import DISPATCHER, NAMESPACE, ON_HEAD, REGISTRAR
+from mhs_ray.actors.names import DISPATCHER, NAMESPACE, ON_HEAD, REGISTRAR, retire
 from mhs_ray.actors.registrar import start_registrar
 from mhs_ray.domain.errors import ConflictError
 from mhs_ray.domain.settings import Settings, load_settings
@@ -37,19 +39,21 @@ def main() -> int:
     if "--undo" in sys.argv[1:]:
         _undo(settings)
     else:
-        _deploy(settings, endpoints)
+        _deploy(settings, endpoints, upgrade="--upgrade" in sys.argv[1:])
     return 0
 
 
-def _deploy(settings: Settings, endpoints: Endpoints) -> None:
+def _deploy(settings: Settings, endpoints: Endpoints, *, upgrade: bool) -> None:
     import importlib
 
     if settings.cluster.ray_address is not None:
         _same_on_head(settings)
     open_database(settings, keys_of(settings)).close()
     publish_kit(settings, endpoints)
-    start_dispatcher()
-    start_registrar()
+    for name, start in ((DISPATCHER, start_dispatcher), (REGISTRAR, start_registrar)):
+        if upgrade:
+            retire(name)
+        start()
     url = urlsplit(endpoints.api_url)
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,

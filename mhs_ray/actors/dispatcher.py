@@ -90,6 +90,15 @@ class DispatcherShell:
         await self.begin()
         self._heard()
 
+    async def retire(self) -> None:
+        """Take nothing up any more, and end deliveries that are under way: a successor is about to start."""
+        if self._main is not None:
+            self._main.cancel()
+        if self._courier is not None:
+            await asyncio.to_thread(self._courier.close)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
+
     async def active(self) -> list[AttemptKey]:
         """Return the attempts that are wanted now, for a node's sweep."""
         return [(j.id, j.attempt) for j in await asyncio.to_thread(self._core.jobs.jobs.active)]

@@ -159,6 +159,7 @@ class Job(TypedDict):
     queue_position: int | None
     expected_wait_s: float | None
     waits_because: str | None
+    tiles: dict[str, Any] | None
 
 
 class Task(TypedDict):

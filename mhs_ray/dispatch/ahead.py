@@ -61,6 +61,7 @@ class Ahead:
         self._reported: dict[str, float] = {}
         self._pulls: set[tuple[str, str]] = set()  # (node, digest) that were asked for
         self._fetches: dict[int, str] = {}  # job → the node that was asked to fetch for it
+        self._next: dict[int, tuple[Need, datetime | None]] = {}  # jobs that start next, with until when they can
         self._lanes: set[tuple[str, str]] = set()  # (node, lane) in which an errand is under way
         self._pending: dict[AttemptKey, tuple[str, str | None]] = {}  # launched: (instance type, node that it prefers)
         self._seen: tuple[float, list[NodeView]] = (-_VIEW_S, [])
@@ -156,14 +157,16 @@ class Ahead:
             return
         now = datetime.now(UTC)
         ids = self._core.jobs.jobs.upcoming(min(_MOST, len(running) + sum(n.free for n in views)), now)
-        rows = needs(self._core.db, ids)
+        # Each is looked up once: where a slide is may be a question to the object store.
+        fresh = needs(self._core.db, [i for i in ids if i not in self._next])
+        looked_up = self._next | {r.id: (self._need(r), r.usable_until) for r in fresh}
+        self._next = {i: looked_up[i] for i in ids if i in looked_up}
         with self._lock:
-            upcoming = set(ids)
-            self._fetches = {j: n for j, n in self._fetches.items() if j in upcoming}
+            self._fetches = {j: n for j, n in self._fetches.items() if j in self._next}
             held, asked = dict(self._held), dict(self._fetches)
-        for node_id, need in plan_slides(views, [self._need(r) for r in rows], running, held, asked):
-            row = next(r for r in rows if r.id == need.job_id)
-            lasts = row.usable_until is None or row.usable_until > now + _URL_LEFT
+        for node_id, need in plan_slides(views, [n for n, _ in self._next.values()], running, held, asked):
+            usable_until = self._next[need.job_id][1]
+            lasts = usable_until is None or usable_until > now + _URL_LEFT
             image = self._to_pull(need.image, need.image_bytes)
             errand = Errand(f"fetch ahead · job {need.job_id}", image, need.slide if lasts else None)
             if self._send(node_id, "slide", errand):

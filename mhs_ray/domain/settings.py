@@ -6,6 +6,7 @@ Each part of the platform is handed its own section.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,17 @@ from mhs_ray.domain.models import Role
 
 def _bytes(text: str) -> ByteSize:
     return ByteSize._validate(text, None)  # type: ignore[arg-type]
+
+
+def _known_type(name: str) -> str:
+    if name not in INSTANCE_TYPES:
+        near = difflib.get_close_matches(name, INSTANCE_TYPES, 1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(INSTANCE_TYPES)}"
+        raise ValueError(f"{name} is no instance type; {meant}")
+    return name
+
+
+InstanceTypeName = Annotated[str, AfterValidator(_known_type)]
 
 
 class _Section(BaseModel):
@@ -63,6 +75,7 @@ class BlobSettings(_Section):
     bucket: str = "mhs"
     prefix: str = ""
     endpoint_url: str | None = None
+    public_endpoint_url: str | None = None  # the same as those who are given signed URLs reach it
     region: str = "us-east-1"
     quota: ByteSize = _bytes("1TiB")
     min_free: ByteSize = _bytes("2GiB")
@@ -211,7 +224,7 @@ class ClusterSettings(_Section):
     address: str = "127.0.0.1"
     give_back: timedelta = timedelta(seconds=30)  # before a node goes, what still runs there is stopped and rerun
     max_waiting: int = Field(8, ge=1)  # attempts that wait for a node at a time (`label`: of each type)
-    instance_types: tuple[str, ...] = ()  # `label`: types that the autoscaler can start
+    instance_types: tuple[InstanceTypeName, ...] = ()  # `label`: types that the autoscaler can start
     prepull: int = Field(4, ge=0)
     prefetch: bool = True
     warm: tuple[WarmNodes, ...] = ()

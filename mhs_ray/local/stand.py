@@ -22,7 +22,7 @@ from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
 from mhs_ray.domain.env import EnvVar
 from mhs_ray.domain.errors import Fault, InvalidInputError
 from mhs_ray.domain.models import Job, Principal, Provider, Role, ScanStatus
-from mhs_ray.domain.settings import BlobSettings, ClusterSettings, Settings, TechcyteSettings
+from mhs_ray.domain.settings import BlobSettings, ClusterSettings, SecretSettings, Settings, TechcyteSettings
 from mhs_ray.engines import labels
 from mhs_ray.engines.pause import ensure_pause_image
 from mhs_ray.engines.reaper import reap
@@ -166,6 +166,7 @@ class Stand:
             update={
                 "home": home,
                 "database_url": None,
+                "secrets": SecretSettings(),
                 "blobs": BlobSettings(quota=given.blobs.quota, min_free=given.blobs.min_free),
                 "cluster": ClusterSettings(),
                 "techcyte": TechcyteSettings(),
@@ -289,7 +290,7 @@ class Stand:
         # Not looked at here: what is wrong with it the attempt finds, as with a slide that Techcyte names.
         source = slide_source(trial.slide)
         is_path = source.urls[0].startswith("file:")
-        path = Path(unquote(urlsplit(source.urls[0]).path))
+        path = Path(trial.slide).resolve() if is_path else Path(unquote(urlsplit(trial.slide).path))
         location: dict[str, Any] = {"path": str(path)} if is_path else {"urls": list(source.urls)}
         made = self.core.scans.scans.create(
             self._who.company_id, self._who.name, name=path.name or "slide",
@@ -339,4 +340,4 @@ def slide_source(slide: str) -> SlideSource:
     """Return where the bytes of a path or an http(s) URL are."""
     if urlsplit(slide).scheme in ("http", "https"):
         return SlideSource((slide,))
-    return SlideSource((Path(slide).resolve().as_uri(),))
+    return SlideSource.of_path(Path(slide).resolve())

@@ -28,11 +28,11 @@ class SecretError(MhsError):
 def keys_of(settings: Settings) -> Keys:
     """Return the platform's keys. Raises SecretError."""
     given = given_secrets(settings.secrets)
-    external = _is_external(settings.secrets)
+    elsewhere = kept_elsewhere(settings)
     missing = [name for name in KEY_NAMES if name not in given]
-    if external and missing:
+    if elsewhere and missing:
         raise SecretError(
-            f"{_where(settings.secrets)} lacks {', '.join(missing)}; `mhs secrets new` makes a whole set, "
+            f"{elsewhere} lacks {', '.join(missing)}; `mhs secrets new` makes a whole set, "
             "but keep the vault and tokens of a platform that has run before"
         )
     try:
@@ -68,12 +68,12 @@ def given_secrets(settings: SecretSettings) -> dict[str, str]:
     return found
 
 
-def _is_external(settings: SecretSettings) -> bool:
-    return settings.aws_secret is not None or settings.directory is not None
-
-
-def _where(settings: SecretSettings) -> str:
-    return str(settings.directory) if settings.directory else f"secret {settings.aws_secret} of AWS Secrets Manager"
+def kept_elsewhere(settings: Settings) -> str | None:
+    """Say where all the keys are, when that is not the home folder."""
+    if settings.secrets.directory is not None:
+        return str(settings.secrets.directory)
+    name = settings.secrets.aws_secret
+    return f"secret {name} of AWS Secrets Manager" if name is not None else None
 
 
 def _from_directory(folder: Path) -> dict[str, str]:

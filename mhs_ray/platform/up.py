@@ -134,6 +134,23 @@ def _start(settings: Settings, keys: Keys, say: Say) -> Endpoints:
     return endpoints
 
 
+def upgrade(settings: Settings, say: Say) -> Endpoints:
+    """Put this version's API, dispatcher and registrar in the place of the running ones; jobs go on meanwhile.
+
+    Ray itself, the registry and the blob server stay as they are. Raises StartError, ConflictError.
+    """
+    with _only_one(settings.home):
+        known = Running.load(settings.home)
+        if known is None or not _is_supervisor(known.supervisor) or (known.temp_dir and not ray_pids(known.temp_dir)):
+            raise ConflictError(f"no platform runs in {settings.home}: `mhs up` starts this version")
+        endpoints = Endpoints.load(settings.home)
+        environment = ray_environment(settings.home, os.environ, joins=settings.cluster.ray_address)
+        say("replacing the dispatcher, the registrar and the API")
+        _python(environment, settings.home / "logs" / "deploy.log", "-m", "mhs_ray.actors.deploy", "--upgrade")
+        _wait_ready(settings, endpoints, say)
+        return endpoints
+
+
 def _fit_for_cluster(settings: Settings) -> None:
     """Raise ConflictError when nodes on other machines could not work with these settings."""
     if settings.cluster.placement != "label":
@@ -281,7 +298,7 @@ def remove_containers(settings: Settings) -> None:
         reap(engine, f"{labels.PLATFORM}={platform}", keep=lambda _container: False)
     except MhsError as error:
         log.warning("containers could not be looked for: %s", error)
-    for name in ("sandboxes", "work"):
+    for name in ("sandboxes", "work", "warm"):
         if (settings.node_dir / name).is_dir():
             sweep(settings.node_dir / name, ())
 

@@ -122,7 +122,7 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
         REGISTRY_SERVICE,
         may_push=images.owned,
     )
-    registry = _open_registry(settings.registry, endpoints.registry, registry_tokens)
+    registry = open_registry(settings.registry, endpoints.registry, registry_tokens)
     algorithms = AlgorithmService(Algorithms(db))
     s3 = S3Slides(settings.slides.s3_buckets, settings.blobs.endpoint_url, settings.blobs.region)
     scans = ScanService(Scans(db), blobs, url_policy(settings, endpoints), s3)
@@ -158,7 +158,7 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
     )  # fmt: skip
 
 
-def _open_registry(settings: RegistrySettings, here: str, tokens: RegistryTokens) -> ImageRegistry:
+def open_registry(settings: RegistrySettings, here: str, tokens: RegistryTokens) -> ImageRegistry:
     """Return the registry that the settings name. here: the address of this machine's own."""
     limits = AdmissionLimits(compressed=settings.max_image)
     scanner = Scanner(settings.scanner) if settings.scanner else None

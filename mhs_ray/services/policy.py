@@ -40,6 +40,7 @@ def open_blobs(settings: Settings, endpoints: Endpoints, keys: Keys | None) -> B
         settings.blobs.bucket,
         prefix=settings.blobs.prefix,
         endpoint=settings.blobs.endpoint_url,
+        presign_endpoint=settings.blobs.public_endpoint_url,
         region=settings.blobs.region,
     )
 

@@ -204,6 +204,24 @@ def test_while_a_job_computes_its_node_fetches_image_and_slide_of_the_next_job(q
     assert quiet.reports > 0
 
 
+def test_where_a_slide_is_is_asked_once_for_each_job(quiet: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = quiet.core.scans.sources
+
+    def counted(scan_id: int) -> Any:
+        asked.append(scan_id)
+        return real(scan_id)
+
+    monkeypatch.setattr(quiet.core.scans, "sources", counted)
+    container = quiet.container("a")
+    quiet.run(container, NODE_A)
+    quiet.run(container, NODE_B)
+    jobs = [quiet.queue(container) for _ in range(2)]
+    for _ in range(3):
+        quiet.look()
+    assert asked == [quiet.world.jobs.find(j).scan_id for j in jobs]
+
+
 def test_nothing_is_fetched_for_a_job_that_starts_at_once(quiet: Lab) -> None:
     container = quiet.container("a")
     quiet.run(container, NODE_A)

@@ -91,6 +91,11 @@ def test_dockers_own_variable_is_taken_where_ours_is_not_set(monkeypatch: pytest
     assert load_settings().docker_host == "unix:///run/e.sock"
 
 
+def test_a_misspelt_instance_type_is_told_with_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MHS_CLUSTER__INSTANCE_TYPES", '["g5.2xlrge"]')
+    assert "did you mean g5.2xlarge?" in _faults()["MHS_CLUSTER__INSTANCE_TYPES__0"]
+
+
 def test_warm_nodes_are_a_json_array_with_days_hours_and_a_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     rule = (
         '{"instance_type":"g5.2xlarge","nodes":1,"days":"mon-fri","from":"07:00","to":"19:00","zone":"Europe/Zurich"}'

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Query, Response
 
 from api import cohort_schemas as c
 from api import schemas as s
+from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, LimitQuery, WhoDep, WriterDep, page_out, problems
 from mhs_ray.domain.cohorts import SlideState
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.services.cohorts import ManifestRow
 
-router = APIRouter(responses=problems(), tags=["cohorts"])
+router = APIRouter(route_class=AuditedRoute, responses=problems(), tags=["cohorts"])
 
 
 @router.post(

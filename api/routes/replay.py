@@ -7,10 +7,11 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from api import schemas as s
+from api.audited import AuditedRoute
 from api.deps import CoreDep, IdPath, WriterDep, problems
 from mhs_ray.services.replay import replay_facts
 
-router = APIRouter(tags=["jobs"], responses=problems())
+router = APIRouter(route_class=AuditedRoute, tags=["jobs"], responses=problems())
 
 
 @router.get(

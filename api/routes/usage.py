@@ -9,13 +9,14 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Query, Response
 
 from api import schemas as s
+from api.audited import AuditedRoute
 from api.deps import CoreDep, WhoDep, problems
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.models import Role
 from mhs_ray.store.sql.usage import UsageBook
 from mhs_ray.telemetry.usage_file import write_usage
 
-router = APIRouter(tags=["usage"], responses=problems())
+router = APIRouter(route_class=AuditedRoute, tags=["usage"], responses=problems())
 _PARQUET: Final = "application/vnd.apache.parquet"
 _LONGEST: Final = timedelta(days=1100)
 

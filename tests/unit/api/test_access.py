@@ -13,7 +13,11 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from fastapi.routing import APIRoute
 
+from api.app import build_app
+from api.audited import AuditedRoute
+from api.console.pages import ConsoleRoute
 from api.webhook_example import WEBHOOK_EXAMPLE
 from mhs_ray.auth.buckets import Buckets
 from mhs_ray.auth.webhook import sign
@@ -269,3 +273,33 @@ def test_a_providers_token_opens_the_api(tmp_path: Path) -> None:
             for wrong in ({"aud": "another"}, {"exp": 1}, {"iss": "http://127.0.0.1:9"}):
                 with server.bearer(provider.token("k1", **wrong)) as client:
                     problem(client.get("/v1/me"), 401, "unauthenticated")
+
+
+def _routes(router: Any) -> Iterator[APIRoute]:
+    for route in router.routes:
+        if isinstance(route, APIRoute):
+            yield route
+        elif (included := getattr(route, "original_router", None)) is not None:
+            yield from _routes(included)
+
+
+def test_every_route_that_changes_something_is_audited() -> None:
+    app = build_app(lambda: pytest.fail("the routes need no services"))
+    by_transaction = {"create_task", "webhook"}  # noted by what stores the task
+    open_to_all = {"post_token", "registry_token", "registry_events"}
+    writes = [route for route in _routes(app) if set(route.methods) - {"GET", "HEAD"}]
+    assert {r.name for r in writes} > {"create_image", "revoke_client", "post_results", "create_webhook_secret"}
+    assert [
+        route.name
+        for route in writes
+        if not isinstance(route, AuditedRoute | ConsoleRoute) and route.name not in by_transaction | open_to_all
+    ] == []
+
+
+def test_no_secret_of_a_client_or_a_webhook_lies_open_in_the_database(lab: Lab, operator: httpx.Client) -> None:
+    operator.patch(f"/v1/companies/{lab.id}", json={"external_id": f"e{lab.id}"})
+    secrets = [lab.http.post("/v1/webhook-secret").json()["secret"]]
+    secrets.append(lab.http.post("/v1/clients", json={"name": "LIMS"}).json()["client_secret"])
+    kept = b"".join(p.read_bytes() for p in lab.server.core.settings.home.glob("mhs.db*"))
+    assert str(lab.id).encode() in kept
+    assert [s for s in secrets if s.encode() in kept] == []

@@ -56,7 +56,7 @@ def describe(path: Path) -> str:
     for magic, words in _KNOWN:
         if head.startswith(magic):
             return words
-    return "not a format this platform reads"
+    return "no format that this platform reads"
 
 
 def _head(path: Path) -> bytes:

@@ -6,7 +6,7 @@ ARGS ?=
 SIMULATION ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test check fmt bench chaos lock clean
+.PHONY: help setup demo up down test check fmt docs bench chaos lock clean
 
 help:  ## list what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -37,11 +37,16 @@ check: setup  ## format, lint, types, import rules: what CI and pre-commit run
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy --explicit-package-bases docs/hooks
 	@$(BIN)/lint-imports
 
 fmt: setup  ## format and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+docs: setup  ## build the documentation into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 bench: setup  ## list the benchmarks, or run one (ARGS="jobs --json")
 	@$(BIN)/mhs bench $(ARGS)
@@ -50,6 +55,7 @@ chaos: setup  ## simulate, then kill the platform in its parts and count what is
 	@.ci/system-packages test
 	@$(BIN)/python -m tests.simulation.simulate $(SIMULATION)
 	@$(BIN)/python -m tests.chaos.chaos $(ARGS)
+	@$(BIN)/python -m tests.chaos.partition
 
 lock:  ## resolve the dependencies anew into requirements.lock, without naming a registry
 	@uv pip compile pyproject.toml --extra demo --group dev --group docs --universal --generate-hashes --no-emit-index-url \

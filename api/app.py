@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,19 +22,22 @@ from api.limits import BodyLimit
 from api.routes import (
     access,
     catalog,
+    cohorts,
     deliveries,
     gateway,
     jobs,
     logs,
     metrics,
     platform,
+    replay,
     results,
     scans,
     tasks,
     usage,
-)  # fmt: skip
+)
 from mhs_ray import __version__
 from mhs_ray.auth.buckets import Buckets
+from mhs_ray.domain.capacity import Capacity
 from mhs_ray.domain.errors import MhsError
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
@@ -43,6 +47,23 @@ from mhs_ray.telemetry.metrics import PlatformMetrics
 from mhs_ray.telemetry.traces import open_traces
 
 log = logging.getLogger(__name__)
+
+_ROUTES = (
+    access,
+    catalog,
+    scans,
+    tasks,
+    jobs,
+    replay,
+    logs,
+    results,
+    cohorts,
+    deliveries,
+    usage,
+    gateway,
+    platform,
+    metrics,
+)
 
 _DESCRIPTION = """
 Run your own model containers on whole slide images.
@@ -63,6 +84,8 @@ class Peers:
     """The cluster's nodes as Ray lists them; this one may block."""
     observe_http: Observe | None = None
     """Told of each request that was answered."""
+    capacity: Callable[[], Mapping[str, Capacity]] = dict
+    """What there is of each instance type, where an autoscaler knows; this one may block."""
 
 
 def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
@@ -76,6 +99,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
         app.state.intake = Intake(core.db, core.tasks, peers.wake)
         app.state.nodes = peers.nodes
         app.state.metrics = PlatformMetrics(core)
+        threading.Thread(target=app.state.metrics.prime, name="metrics", daemon=True).start()
         app.state.traces = await asyncio.to_thread(
             open_traces, core.settings.telemetry, core.keys.platform, "api", core.db
         )
@@ -83,6 +107,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
         auth = core.settings.auth
         # Each replica counts for itself, and Serve spreads a client's requests over all of them.
         app.state.rates = Buckets(auth.rate / core.settings.api.replicas, auth.burst)
+        app.state.capacity = peers.capacity
         app.state.readiness = lambda: _readiness(core, peers)
         yield
         await app.state.intake.close()
@@ -101,26 +126,37 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
     errors.install(app)
     database_errors.install(app)
     openapi.install(app)
-    for module in (
-        access, catalog, scans, tasks, jobs, logs, results, deliveries, usage, gateway, platform, metrics,
-    ):  # fmt: skip
+    for module in _ROUTES:
         app.include_router(module.router)
     app.include_router(console.router)
     return app
 
 
 def _on_ray() -> tuple[Core, Peers]:
-    from mhs_ray.actors.loopback import keep_replica_on_loopback
+    from mhs_ray.actors.capacity import CapacityView
+    from mhs_ray.actors.loopback import keep_replica_at
     from mhs_ray.actors.metrics import http_observer
     from mhs_ray.actors.peers import ray_nodes, ray_peers
 
     settings = load_settings()
     configure_logging(settings)
-    if settings.cluster.placement == "single":
-        keep_replica_on_loopback()
+    keep_replica_at(settings.cluster.address)
+    if settings.api.internal_url is not None:
+        _start_actors()
     wake, pushed, ping = ray_peers()
-    core = build_core_patiently(settings, Endpoints.load(settings.home), wake)
-    return core, Peers(wake, pushed, ping, ray_nodes, http_observer())
+    # On one machine nothing is started for a job: there is nobody to ask.
+    capacity = CapacityView() if settings.cluster.placement == "label" else dict[str, Capacity]
+    core = build_core_patiently(settings, Endpoints.of(settings), wake)
+    return core, Peers(wake, pushed, ping, ray_nodes, http_observer(), capacity)
+
+
+def _start_actors() -> None:
+    """On a cluster `serve deploy` is all that is called: whichever replica is first starts what stands beside them."""
+    from mhs_ray.actors.dispatcher import start_dispatcher
+    from mhs_ray.actors.registrar import start_registrar
+
+    start_dispatcher()
+    start_registrar()
 
 
 async def _readiness(core: Core, peers: Peers) -> dict[str, str]:
@@ -155,7 +191,13 @@ async def _readiness(core: Core, peers: Peers) -> dict[str, str]:
     return dict(zip(names, await asyncio.gather(*(ask(c) for c in checks)), strict=True))
 
 
-@serve.deployment(name="api", max_ongoing_requests=1000, max_queued_requests=2000, graceful_shutdown_timeout_s=20)
+@serve.deployment(
+    name="api",
+    max_ongoing_requests=1000,
+    max_queued_requests=2000,
+    graceful_shutdown_timeout_s=20,
+    max_surge_percent=100,
+)
 @serve.ingress(build_app)
 class Api:
     """The Serve deployment; the routes are FastAPI's."""

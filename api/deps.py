@@ -117,10 +117,10 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI entries of the problem documents a route can answer with; these four always."""
+    """Return the OpenAPI entries of the problem documents a route can answer with; these five always."""
     return {
         status: {"model": Problem, "description": "problem document (RFC 9457)"}
-        for status in sorted({401, 403, 422, 429, *statuses})
+        for status in sorted({401, 403, 422, 429, 503, *statuses})
     }
 
 

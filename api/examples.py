@@ -30,6 +30,17 @@ _JOB: Final[dict[str, Any]] = {
     "node": "gpu-node-1", "failure": _FAILURE, "resources": {"cpu_s": 61.5, "memory_peak_bytes": 17_072_495_001},
     **_BY, "started_at": _AT, "ended_at": _LATER, "queue_position": None,
 }  # fmt: skip
+_REPLAY: Final[dict[str, Any]] = {
+    "job_id": 42, "state": "succeeded", "failure_code": None, "task_id": "185714", "scan_id": "8946136",
+    "host": "app.techcyte.com", "instance_type": "g4dn.xlarge", "time_limit_s": 5400,
+    "image": {
+        "reference": f"registry.example.com/trusted/3@{_DIGEST}", "registry": "registry.example.com",
+        "repository": "trusted/3", "digest": _DIGEST, "username": "AWS", "password": "…", "tls": True,
+    },
+    "env": [*_ENV, {"name": "LICENCE", "value": None, "secret": True}],
+    "slide": {"name": "biopsy.svs", "sha256": ["5f70bf18a0"], "url": None, "path": "/slides/a.svs"},
+    "results_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+}  # fmt: skip
 _SUBMITTED: Final = {"task_id": "185714", "job_ids": [42], "created": True}
 _GEOJSON: Final = {
     "type": "FeatureCollection",
@@ -51,7 +62,42 @@ _COMPANY: Final[dict[str, Any]] = {
     "has_webhook_secret": True, "created_at": _AT,
 }  # fmt: skip
 
+_MANIFEST: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_COHORT: Final[dict[str, Any]] = {
+    "id": 4, "key": "lung-2026-03", "name": "Lung, March", "state": "running", "reason": "", "container_id": 5,
+    "container_name": "My GPU Container", "algorithm_name": "cohorts: My GPU Container", "image_digest": _DIGEST,
+    "instance_type": "g4dn.xlarge", "manifest": _MANIFEST, "rows": 5000, "received": 5000, "canary": 3,
+    "skip_known": True, "mixed_formats": False,
+    "counts": {
+        "pending": 3708, "under_way": 8, "succeeded": 1270, "failed": 2, "cancelled": 0, "duplicate": 12, "left_out": 0,
+    },
+    "forecast": {
+        "gpu_s": 111_252.0, "gpu_s_per_slide": 87.6, "gpu_s_left": 325_521.6, "eta_s": 40_690.2,
+        "price_per_hour": 0.526, "spent": 16.26, "left": 47.56, "total": 63.82, "currency": "USD",
+    },
+    **_BY, "started_at": _AT, "ended_at": None,
+}  # fmt: skip
+_FAULT: Final = {"row": 17, "column": "slide", "reason": "there is no file /data/lung/017.svs"}
+
 EXAMPLES: Final[dict[str, Any]] = {
+    "CohortIn": {
+        "key": "lung-2026-03", "name": "Lung, March", "container": "My GPU Container", "manifest": _MANIFEST,
+        "rows": 5000,
+    },
+    "CohortOut": _COHORT,
+    "CohortRowsIn": {
+        "rows": [{"row": 1, "id": "lung-001", "slide": "s3://cohort/lung/001.svs", "labels": {"patient": "P17"}}],
+    },
+    "RowsTakenOut": {"received": 200, "faults": [_FAULT]},
+    "RowFaultOut": _FAULT,
+    "CohortStartIn": {"leave_out_bad": False},
+    "CohortSlideOut": {
+        "row": 1, "id": "lung-001", "slide": "s3://cohort/lung/001.svs", "format": "aperio",
+        "labels": {"patient": "P17"},
+        "state": "succeeded", "scan_row_id": 7, "job_id": 42, "failure_class": None, "failure_code": None, "cause": "",
+        "gpu_s": 87.6, "ended_at": _LATER,
+    },
+    "PricesOut": {"currency": "USD", "per_hour": {"g4dn.xlarge": 0.526, "g5.2xlarge": 1.212}},
     "MeOut": {
         "client_id": "mhs-0f3c1a2b4d5e6f70", "name": "LIMS", "role": "Lab User", "company_id": 2,
         "company": "North Lab",
@@ -112,6 +158,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "algorithm_id": 2, "algorithm_name": "Mitosis count", "origin": "techcyte", "priority": "clinical",
         "description": "", **_BY, "jobs": [_JOB],
     },
+    "ReplayOut": _REPLAY,
     "JobOut": _JOB,
     "JobEventOut": {
         "seq": 311, "attempt": 1, "event": "placed", "state": "preparing", "at": _AT, "node": "gpu-node-1", "cause": "",

@@ -23,6 +23,12 @@ _SECURITY: Final = {
 }
 
 
+_PROBLEM: Final = {
+    "description": "problem document (RFC 9457)",
+    "content": {"application/problem+json": {"schema": {"$ref": f"{_PREFIX}Problem"}, "example": EXAMPLES["Problem"]}},
+}
+
+
 def install(app: FastAPI) -> None:
     """Make `app` describe itself so."""
 
@@ -44,6 +50,9 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     for path, operation in _operations(page):
         if path in _PUBLIC:
             operation["security"] = []
+        if "requestBody" in operation:  # one that is no text at all, and one beyond `api.max_body`
+            for status in ("400", "413"):
+                operation["responses"].setdefault(status, _PROBLEM)
         for content in _contents(operation.get("requestBody", {})):
             _add_example(content)
         for status, response in operation["responses"].items():

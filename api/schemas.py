@@ -391,6 +391,14 @@ class FailureOut(Wire):
     exit_code: int | None
 
 
+class TileProgressOut(Wire):
+    """How far a container's tile feed is."""
+
+    done: int
+    planned: int
+    left_s: float | None = Field(None, description="seconds left, if it goes on so")
+
+
 class JobOut(Wire):
     """One container on one scan of a task."""
 
@@ -415,9 +423,14 @@ class JobOut(Wire):
     ended_at: datetime | None
     queue_position: int | None = None
     expected_wait_s: float | None = Field(None, description="while queued: if things go on as they went lately")
+    waits_because: str | None = Field(None, description="while it has no node: what it waits for, in a sentence")
+    tiles: TileProgressOut | None = Field(None, description="of a container that is fed tiles; not in lists")
 
     @classmethod
-    def of(cls, j: m.Job, queue_position: int | None = None, expected_wait: timedelta | None = None) -> JobOut:
+    def of(
+        cls, j: m.Job, queue_position: int | None = None, expected_wait: timedelta | None = None,
+        waits_because: str | None = None,
+    ) -> JobOut:  # fmt: skip
         """Name task and scan as the contract does."""
         return cls(
             id=j.id, state=j.state, task_id=str(j.task_number), scan_row_id=j.scan_id, scan_id=str(j.scan_number),
@@ -427,7 +440,54 @@ class JobOut(Wire):
             resources=dict(j.resources), created_by=j.created_by, created_at=j.created_at, started_at=j.started_at,
             ended_at=j.ended_at, queue_position=queue_position,
             expected_wait_s=None if expected_wait is None else round(expected_wait.total_seconds(), 1),
+            waits_because=waits_because,
         )  # fmt: skip
+
+
+class ReplayVariable(Wire):
+    """A variable as the job had it."""
+
+    name: str
+    value: str | None = Field(None, description="null for a secret one, which is never returned")
+    secret: bool
+
+
+class ReplaySlide(Wire):
+    """The slide that the job ran on."""
+
+    name: str
+    sha256: list[str] = Field(description="of each file as the node fetched it; empty if the job never got so far")
+    url: str | None = Field(None, description="signed, where the slide's bytes are kept here")
+    path: str | None = Field(None, description="where the slide was registered by path")
+
+
+class ReplayImage(Wire):
+    """The image that the job ran, and a login that can pull it for two hours."""
+
+    reference: str = Field(examples=["localhost:5000/trusted/3@sha256:…"])
+    registry: str
+    repository: str
+    digest: str
+    username: str
+    password: str
+    tls: bool
+
+
+class ReplayOut(Wire):
+    """What it takes to run an ended job again elsewhere."""
+
+    job_id: int
+    state: str
+    failure_code: str | None
+    task_id: str
+    scan_id: str
+    host: str
+    instance_type: str
+    time_limit_s: int
+    image: ReplayImage
+    env: list[ReplayVariable]
+    slide: ReplaySlide
+    results_digest: str | None = Field(None, description="the same for the same results of the same scan")
 
 
 class TaskOut(Wire):

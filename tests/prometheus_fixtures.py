@@ -34,6 +34,14 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
+def configured() -> list[dict[str, Any]]:
+    """Return the scrape jobs of the project's own configuration."""
+    jobs: list[dict[str, Any]] = yaml.safe_load((CLUSTER / "prometheus" / "prometheus.yml").read_text())[
+        "scrape_configs"
+    ]
+    return jobs
+
+
 def panels(dashboard: Path) -> list[tuple[str, str]]:
     """Return (title, expression) of every query, with Grafana's variables filled in as for *All*."""
     document = json.loads(dashboard.read_text())

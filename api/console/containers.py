@@ -17,6 +17,7 @@ from api.deps import CoreDep, IdPath
 from mhs_ray.domain.env import EnvVar
 from mhs_ray.domain.errors import ConflictError, Fault, InvalidInputError
 from mhs_ray.domain.models import Container, Image, Principal, Priority, Provider
+from mhs_ray.domain.tile_feed import VARIABLE
 from mhs_ray.services.core import Core
 from mhs_ray.services.submissions import from_api
 from mhs_ray.store.sql.overview import Overview
@@ -45,6 +46,7 @@ class _Fields:
     time_limit_min: str = ""
     retry_exit_codes: str = ""
     max_model_retries: str = "0"
+    tiles: str = ""
 
 
 @router.get("")
@@ -112,9 +114,12 @@ def _read(form: Form, kept: dict[str, str]) -> tuple[_Fields, dict[str, Any], li
         if secret and not value and not stays:
             faults.append(Fault(f"$.env[{len(env)}].value", "a secret needs its value"))
         env.append(EnvVar(name, kept[name] if stays else value, secret))
+    tiles = form.text("tiles")
+    if tiles:  # a variable like the others, at their end: that is how its faults find their field
+        env.append(EnvVar(VARIABLE, tiles))
     fields = _Fields(
         form.text("name"), form.text("image_id"), form.text("instance_type"), tuple(rows),
-        form.text("time_limit_min"), form.text("retry_exit_codes"), form.text("max_model_retries"),
+        form.text("time_limit_min"), form.text("retry_exit_codes"), form.text("max_model_retries"), tiles,
     )  # fmt: skip
     values: dict[str, Any] = {"instance_type": fields.instance_type}
     if fields.image_id.isascii() and fields.image_id.isdigit():
@@ -136,6 +141,15 @@ def _read(form: Form, kept: dict[str, str]) -> tuple[_Fields, dict[str, Any], li
     return fields, values, env, faults
 
 
+def _is_tiles(var: EnvVar) -> bool:
+    return var.name == VARIABLE and not var.secret
+
+
+def _faults(error: InvalidInputError, fields: _Fields) -> dict[str, str]:
+    last = f"$.env[{len(fields.env)}]"
+    return by_field(error, {f"{last}.value": "tiles", f"{last}.name": "tiles"} if fields.tiles else None)
+
+
 @router.post("")
 def create(request: Request, core: CoreDep, write: WriteDep) -> Response:
     """Make one."""
@@ -145,7 +159,7 @@ def create(request: Request, core: CoreDep, write: WriteDep) -> Response:
             raise InvalidInputError(faults)
         made = core.containers.create(write.who, name=fields.name or None, env=env, **values)
     except InvalidInputError as error:
-        return _form(request, core, write.who, fields, None, by_field(error))
+        return _form(request, core, write.who, fields, None, _faults(error, fields))
     return go(f"/console/containers/{made.id}", "Created.")
 
 
@@ -176,8 +190,11 @@ def edit(request: Request, core: CoreDep, seen: VisitorDep, container_id: IdPath
     found = core.containers.containers.get(seen.who.company_id, container_id)
     fields = _Fields(
         found.name, str(found.image_id), found.instance_type,
-        tuple(_Row(v.name, "" if v.secret else v.value, v.secret, v.secret) for v in found.env),
+        tuple(
+            _Row(v.name, "" if v.secret else v.value, v.secret, v.secret) for v in found.env if not _is_tiles(v)
+        ),
         _minutes(found.time_limit_s), ", ".join(map(str, found.retry_exit_codes)), str(found.max_model_retries),
+        next((v.value for v in found.env if _is_tiles(v)), ""),
     )  # fmt: skip
     return _form(request, core, seen.who, fields, found, None)
 
@@ -193,7 +210,7 @@ def update(request: Request, core: CoreDep, write: WriteDep, container_id: IdPat
             raise InvalidInputError(faults)
         core.containers.update(write.who, container_id, {**values, "name": fields.name}, env)
     except InvalidInputError as error:
-        return _form(request, core, write.who, fields, found, by_field(error))
+        return _form(request, core, write.who, fields, found, _faults(error, fields))
     return go(f"/console/containers/{container_id}", "Saved. Jobs that were made before keep what they had.")
 
 

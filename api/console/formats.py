@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from markupsafe import Markup, escape
 
+from mhs_ray.domain.cohorts import CohortState, SlideState
 from mhs_ray.domain.models import ImageStatus, ScanStatus
 from mhs_ray.domain.states import JobState
 
@@ -19,6 +20,8 @@ TONES: Final[Mapping[str, str]] = {
     JobState.CANCELLED: "off",
     ImageStatus.CREATED: "wait", ImageStatus.CHECKING: "run", ImageStatus.UPLOADED: "good",
     ScanStatus.UPLOADING: "run", ScanStatus.READY: "good",
+    CohortState.DRAFT: "wait", CohortState.CANARY: "run", CohortState.STOPPED: "bad", CohortState.DONE: "good",
+    SlideState.PENDING: "wait", SlideState.UNDER_WAY: "run", SlideState.DUPLICATE: "good", SlideState.LEFT_OUT: "off",
 }  # fmt: skip
 """State or status → the colour of its badge."""
 

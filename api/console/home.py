@@ -15,7 +15,13 @@ from api.console.pages import STATIC, ConsoleRoute, go, page
 from api.console.rows import job_rows
 from api.console.session import VisitorDep, WriteDep
 from api.deps import CoreDep
-from mhs_ray.domain.errors import InvalidInputError, NotFoundError, UnauthenticatedError
+from mhs_ray.domain.errors import (
+    ForbiddenError,
+    InvalidInputError,
+    NotFoundError,
+    RateLimitedError,
+    UnauthenticatedError,
+)
 from mhs_ray.domain.states import JobState
 from mhs_ray.services.core import Core
 from mhs_ray.store.sql.jobs import JobFilter
@@ -121,7 +127,15 @@ def sign_in_page(
     """Asks for a client's id and secret."""
     if add and session.session_of(request, core) is None:
         add = False
-    return page(request, "sign_in.html", next=session.safe_next(next_), add=add, client_id="", faults={})
+    return page(
+        request,
+        "sign_in.html",
+        next=session.safe_next(next_),
+        add=add,
+        client_id="",
+        faults={},
+        providers=_providers(core),
+    )
 
 
 @router.post("/console/sign-in")
@@ -133,15 +147,21 @@ async def sign_in(request: Request, core: CoreDep) -> Response:
     former = session.session_of(request, core)
     try:
         who = await run_in_threadpool(core.verifier.verify, client_id, form.get("client_secret", "").strip())
-    except UnauthenticatedError as error:
-        faults = {"": _shout(str(error))}
+    except (UnauthenticatedError, ForbiddenError, RateLimitedError) as error:
+        status = 429 if isinstance(error, RateLimitedError) else 403 if isinstance(error, ForbiddenError) else 401
         return page(
-            request, "sign_in.html", 401, next=target, add=former is not None, client_id=client_id, faults=faults
-        )
+            request, "sign_in.html", status, next=target, add=former is not None, client_id=client_id,
+            faults={"": _shout(str(error))}, providers=_providers(core),
+        )  # fmt: skip
     query = "&" if "?" in target else "?"
     response = go(f"{target}{query}resumed=1")
     session.start(core, response, request, who, former)
+    await run_in_threadpool(core.audit.note, who, "sign in", "/console")
     return response
+
+
+def _providers(core: Core) -> list[tuple[int, str]]:
+    return [(n, p.settings.name) for n, p in enumerate(core.outsiders.providers) if p.settings.client_id]
 
 
 def _shout(text: str) -> str:

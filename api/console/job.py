@@ -20,12 +20,15 @@ from api.console.rows import job_row
 from api.console.session import VisitorDep
 from api.console.widgets import widgets_of
 from api.deps import CoreDep, IdPath
+from api.routes.jobs import waits_because
 from api.routes.logs import get_log
 from api.routes.results import get_job_results
 from mhs_ray.attempt.log_search import count_lines, search_log
+from mhs_ray.attempt.tiles import read_progress
 from mhs_ray.domain.errors import NotFoundError
 from mhs_ray.domain.models import Job, JobEventRecord, Principal
 from mhs_ray.domain.states import JobState
+from mhs_ray.domain.tile_feed import VARIABLE
 from mhs_ray.services.core import Core
 from mhs_ray.services.jobs import debug_key
 from mhs_ray.store.sql.containers import open_env
@@ -68,16 +71,19 @@ def job(request: Request, core: CoreDep, seen: VisitorDep, job_id: IdPath, attem
     raw = core.jobs.jobs.row(job_id)
     result = core.jobs.results.of_job(company, job_id)
     scan = core.scans.scans.get(company, found.scan_id)
+    env = open_env(core.db, raw.env)
     response = page(
         request, "job.html", job=found, row=job_row(found, scan.name),
         steps=_steps(core.jobs.jobs.events(company, job_id)),
         task=core.tasks.get(company, found.task_number), asked=core.tasks.request(company, found.task_number),
         position=core.jobs.jobs.queue_position(job_id) if found.state is JobState.QUEUED else None,
-        env=open_env(core.db, raw.env), time_limit_s=raw.time_limit_s, attempt=shown, scan=scan,
+        waits_because=waits_because(found, request.app.state.capacity),
+        env=env, time_limit_s=raw.time_limit_s, attempt=shown, scan=scan,
         curves=usage_curves(core.blobs, job_id, shown) if shown else [], result=result,
         widgets=widgets_of(result) if result else [], places=_has_places(result),
         debug=bool(shown) and core.blobs.stat(debug_key(job_id, shown)) is not None,
         lines=count_lines(core.blobs, job_id, shown) if shown else 0,
+        tiles=read_progress(core.blobs, job_id, shown) if shown and any(v.name == VARIABLE for v in env) else None,
         dashboard=core.endpoints.dashboard_url if seen.is_operator else "",
     )  # fmt: skip
     if is_partial(request) and found.state.is_terminal:

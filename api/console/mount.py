@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from api.console import algorithms, cluster, containers, home, images, job, jobs, scans
+from api.console import access, algorithms, cluster, cohorts, containers, home, images, job, jobs, oidc, scans
 from api.console.pages import ConsoleRoute
 from mhs_ray.domain.errors import NotFoundError
 
 router = APIRouter(include_in_schema=False)
-for part in (home, images, containers, algorithms, scans, jobs, job, cluster):
+for part in (home, oidc, images, containers, algorithms, scans, cohorts, jobs, job, cluster, access):
     router.include_router(part.router)
 
 _rest = APIRouter(route_class=ConsoleRoute, include_in_schema=False)

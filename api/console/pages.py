@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.exceptions import HTTPException
 
+from api.audited import note
 from api.console import assets, formats, session
 from api.console.session import SignInNeededError, Visitor
 from api.errors import TABLE, TooLargeError
@@ -33,13 +34,15 @@ _NAV: Final = (
     ("Runnable Containers", "/console/containers"),
     ("Case Algorithms", "/console/algorithms"),
     ("Scans", "/console/scans"),
+    ("Cohorts", "/console/cohorts"),
     ("Jobs and Logs", "/console/jobs"),
     ("Cluster", "/console/cluster"),
+    ("Access", "/console/access"),
 )
 _TITLES: Final = {
     401: "Please sign in", 403: "You may not do this", 404: "There is nothing here", 409: "Not now",
-    413: "Too much at once", 422: "That is not right", 502: "A part of the platform does not answer",
-    503: "Come back in a moment",
+    413: "Too much at once", 422: "That is not right", 429: "Too many tries",
+    502: "A part of the platform does not answer", 503: "Come back in a moment",
 }  # fmt: skip
 
 
@@ -139,6 +142,7 @@ class ConsoleRoute(APIRoute):
                 if request.method not in {"GET", "HEAD"}:
                     session.check_origin(request)
                 response = await inner(request)
+                await _audit(request, response, self.name)
                 session.renew(request.app.state.core, request, response)
             except Exception as error:
                 response = await _error(request, error)
@@ -146,6 +150,20 @@ class ConsoleRoute(APIRoute):
             return response
 
         return handle
+
+
+async def _audit(request: Request, response: Response, name: str) -> None:
+    """Note what a form did: its route's name, and where it led. Tasks are noted in the transaction that makes them."""
+    who = getattr(request.state, "writer", None)
+    if who is None or response.status_code >= 400 or name in _NOT_NOTED:
+        return
+    section = request.url.path.split("/")[2].removesuffix("s")
+    action = name.replace("_", " ") if "_" in name else f"{name} {section}"
+    target = getattr(request.state, "audit_target", None)
+    await note(request, who, action, target or urlsplit(response.headers.get("location", request.url.path)).path)
+
+
+_NOT_NOTED: Final = frozenset({"ai_request", "test", "switch"})
 
 
 async def _error(request: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 from fastapi import Depends, Request, Response
 
 from api.deps import CoreDep, read_body
+from mhs_ray.auth.oidc import SSO_PREFIX
 from mhs_ray.auth.tokens import Session
 from mhs_ray.domain.errors import ForbiddenError, MhsError, UnauthenticatedError
 from mhs_ray.domain.models import Principal, Role
@@ -47,6 +48,11 @@ class Visitor:
     def may_write(self) -> bool:
         """Viewers only look."""
         return self.who.may_write
+
+    @property
+    def sees_access(self) -> bool:
+        """Who has access is an admin's page."""
+        return self.who.may_administer
 
     @property
     def is_operator(self) -> bool:
@@ -123,9 +129,9 @@ def visitor(request: Request, core: CoreDep) -> Visitor:
     session = session_of(request, core)
     if session is None or not 0 <= session.active < len(session.clients):
         raise SignInNeededError("please sign in")
-    clients = [core.clients.lookup(c) for c in session.clients]
+    clients = [c if c and c[0].enabled else None for c in (core.clients.lookup(c) for c in session.clients)]
     found = clients[session.active]
-    if found is None:  # revoked meanwhile
+    if found is None:  # revoked meanwhile, or its company was switched off
         raise SignInNeededError("please sign in")
     names = core.clients.company_names({c[0].company_id for c in clients if c})
     others = tuple(
@@ -168,6 +174,7 @@ async def write(request: Request, seen: VisitorDep) -> Write:
         raise ForbiddenError("this form belongs to an earlier session; reload the page and send it again")
     if not seen.may_write and request.url.path not in _ANYBODYS:
         raise ForbiddenError("a viewer can look but not change anything")
+    request.state.writer = seen.who
     return Write(seen, form)
 
 
@@ -195,6 +202,8 @@ def renew(core: Core, request: Request, response: Response) -> None:
     seen: Visitor | None = getattr(request.state, "visitor", None)
     if seen is None or seen.session.expires_at is None or request.method != "GET":
         return
+    if seen.who.client_id.startswith(SSO_PREFIX):
+        return  # whether the provider still vouches for it is seen at the next sign-in
     if seen.session.expires_at - datetime.now(UTC) < LIFE / 2 and "set-cookie" not in response.headers:
         put_cookie(core, response, request, replace(seen.session, expires_at=None))
 

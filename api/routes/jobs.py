@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from api import schemas as s
 from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, IdQuery, LimitQuery, TextQuery, WhoDep, WriterDep, page_out, problems
+from mhs_ray.attempt.tiles import read_progress
+from mhs_ray.domain.capacity import Capacity, why_waiting
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.failures import FailureClass
 from mhs_ray.domain.ids import parse_id
+from mhs_ray.domain.models import Job
 from mhs_ray.domain.states import JobState
 from mhs_ray.store.sql.jobs import JobFilter
 
@@ -58,12 +62,25 @@ def _aware(at: datetime | None, path: str) -> datetime | None:
 
 
 @router.get("/v1/jobs/{job_id}", tags=["jobs"], summary="Show a job", responses=problems(404))
-def get_job(core: CoreDep, who: WhoDep, job_id: IdPath) -> s.JobOut:
+def get_job(request: Request, core: CoreDep, who: WhoDep, job_id: IdPath) -> s.JobOut:
     """State, failure card, image digest, resources used, and the place in the queue while it is queued."""
     job = core.jobs.jobs.get(who.company_id, job_id)
     position = core.jobs.jobs.queue_position(job_id) if job.state is JobState.QUEUED else None
     wait = core.jobs.jobs.expected_wait(who.company_id, position) if position is not None else None
-    return s.JobOut.of(job, position, wait)
+    out = s.JobOut.of(job, position, wait, waits_because(job, request.app.state.capacity))
+    if job.attempt and (tiles := read_progress(core.blobs, job_id, job.attempt)):
+        out.tiles = s.TileProgressOut.model_validate(tiles)
+    return out
+
+
+def waits_because(job: Job, capacity: Callable[[], Mapping[str, Capacity]]) -> str | None:
+    """Return what a job without a node waits for, None where nobody knows more than its state says."""
+    if job.state is JobState.QUEUED and job.failure is not None:
+        return f"it is tried again after a pause; the last attempt ended so: {job.failure.cause}"
+    if job.state is not JobState.WAITING:
+        return None
+    here = capacity().get(job.instance_type)
+    return why_waiting(job.instance_type, here, datetime.now(UTC)) if here else None
 
 
 @router.get("/v1/jobs/{job_id}/events", tags=["jobs"], summary="Tell a job's story", responses=problems(404))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ByteSize, SecretStr, TypeAdapter
@@ -25,11 +28,12 @@ _CLIENT: Final = {
 
 def settings() -> str:
     """Return the page of settings."""
-    sections = [("Platform", s.Settings, "MHS_")]
+    sections: list[tuple[str, type[BaseModel], str]] = [("Platform", s.Settings, "MHS_")]
     for name, field in s.Settings.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            sections.append((kind.__name__.removesuffix("Settings"), kind, f"MHS_{name.upper()}__"))
+            title = {"api": "API"}.get(name, name.capitalize())
+            sections.append((title, kind, f"MHS_{name.upper()}__"))
     body = "\n\n".join(_section(*each) for each in sections)
     rows = [(f"`{name}`", _CLIENT.get(name, "")) for name in sorted(s.CLIENT_VARIABLES)]
     return f"""# Settings
@@ -46,16 +50,36 @@ lists JSON (`["a", "b"]`). What they are on a machine: `mhs doctor --settings`.
 """
 
 
+_PLAIN: Final = {
+    "home": "where everything is kept",
+    "engine": "`auto`: podman where it works, else Docker",
+    "docker_host": "Docker's address, `unix://…`; `DOCKER_HOST` counts too",
+    "database_url": "PostgreSQL instead of SQLite",
+}
+
+
 def _section(title: str, kind: type[BaseModel], prefix: str) -> str:
-    said = remarks(kind)
+    about, said = _described(kind)
     rows = []
     for name, field in kind.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             continue
-        rows.append((f"`{prefix}{name.upper()}`", _type(field.annotation), _default(field), said.get(name, "")))
-    return f"## {title}\n\n{inspect.cleandoc(kind.__doc__ or '')}\n\n" + table(
-        ("variable", "type", "default", "note"), rows
-    )
+        notes = (said.get(name), remarks(kind).get(name), _PLAIN.get(name) if kind is s.Settings else None)
+        note = "; ".join(n for n in notes if n)
+        rows.append((f"`{prefix}{name.upper()}`", _type(field.annotation), _default(field), note))
+    return f"## {title}\n\n{about}\n\n" + table(("variable", "type", "default", "note"), rows)
+
+
+def _described(kind: type[BaseModel]) -> tuple[str, dict[str, str]]:
+    """Return what a section's docstring says of all of it, and of each field (``name, name: text``)."""
+    text = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
+    names = "|".join(kind.model_fields)
+    parts = re.split(rf"(?:^|(?<=[.;]) )((?:{names})(?:, (?:{names}))*): ", text)
+    said = {}
+    for who, what in zip(parts[1::2], parts[2::2], strict=True):
+        for name in who.split(", "):
+            said[name] = what.strip().rstrip(".;")
+    return parts[0].strip(), said
 
 
 def _type(kind: Any) -> str:
@@ -75,7 +99,7 @@ def _type(kind: Any) -> str:
 
 def _default(field: Any) -> str:
     if field.default_factory is not None:
-        return "see `MHS_HOME` below" if field.annotation is not s.Path else "`/var/lib/mhs` for root, else `~/.mhs`"
+        return "`/var/lib/mhs` for root, else `~/.mhs`" if field.annotation is Path else "made at the start"
     value = field.default
     if value is None or isinstance(value, SecretStr):
         return "not set"
@@ -85,6 +109,10 @@ def _default(field: Any) -> str:
         return f"`{TypeAdapter(timedelta).dump_python(value, mode='json')}`"
     if isinstance(value, tuple):
         return "`[]`" if not value else f"`{list(value)}`"
+    if isinstance(value, dict):
+        return f"`{json.dumps(value)}`"
+    if value == "":
+        return "empty"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -58,6 +58,11 @@ class Attempt:
         if self._runner is not None:
             self._runner.stop()
 
+    async def ended(self) -> None:
+        """Return once the attempt's container is gone."""
+        if self._work is not None:
+            await asyncio.wait([self._work])
+
     async def _run(self, order: AttemptOrder) -> Outcome | None:
         loop = asyncio.get_running_loop()
         try:
@@ -69,6 +74,7 @@ class Attempt:
                 order,
                 node,
                 gpus=[str(g) for g in gpus] if node.engine.info().gpus else [],
+                slot=[str(g) for g in gpus],
                 on_started=lambda: _set(loop, self._started),
                 echo=_echo,
             )

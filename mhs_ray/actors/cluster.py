@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 import ray
-from ray._private.state import actors
+from ray._private.state import actors, state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mhs_ray.actors.attempt import AttemptActor
@@ -17,6 +19,8 @@ from mhs_ray.domain.instances import INSTANCE_TYPES, LABEL
 from mhs_ray.domain.settings import ClusterSettings
 
 log = logging.getLogger(__name__)
+
+_NEVER_MS: Final = 1 << 60  # Ray's way to say that a drain has no deadline
 
 
 def nodes() -> list[dict[str, Any]]:
@@ -95,6 +99,22 @@ class RayCluster:
                     ray.kill(ray.get_actor(name, NAMESPACE))
                 except ValueError:
                     return
+
+    def end_all(self, within_s: float) -> None:
+        """End every attempt, its container too, and remove its actor."""
+        keys = self.attempts()
+        for key in keys:
+            self.stop(key)
+        deadline = monotonic() + within_s
+        for name, key in self._names().items():
+            with contextlib.suppress(ValueError, ray.exceptions.RayError):
+                ray.get(ray.get_actor(name, NAMESPACE).ended.remote(), timeout=max(0.1, deadline - monotonic()))
+            self.forget(key)
+
+    def draining(self) -> dict[str, float]:
+        """Return Ray's id of each node that is about to go, and when (seconds since 1970); idle ones are left out."""
+        going: dict[str, int] = state.get_draining_nodes()
+        return {node: deadline_ms / 1000 for node, deadline_ms in going.items() if 0 < deadline_ms < _NEVER_MS}
 
     def attempts(self) -> Collection[AttemptKey]:
         """Return the attempts whose actors wait or live."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final, TypeVar
 
 import ray
@@ -22,6 +24,7 @@ from mhs_ray.actors.warm import prestart_worker, replace_worker
 from mhs_ray.attempt.order import Outcome
 from mhs_ray.dispatch.ahead import Ahead
 from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
+from mhs_ray.domain.instances import LABEL
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.logs import configure_logging
@@ -38,6 +41,8 @@ _RECONCILE_S: Final = 10.0
 _SWEEP_S: Final = 60.0
 _DB_BACK_S: Final = 2.0
 _LOOK_S: Final = 0.5  # between looks ahead, however often somebody wakes us
+_COHORT_S: Final = 1.0
+_MIND_S: Final = 2.0
 
 
 class DispatcherShell:
@@ -46,7 +51,7 @@ class DispatcherShell:
     def __init__(self) -> None:
         settings = load_settings()
         configure_logging(settings)
-        self._core = build_core_patiently(settings, Endpoints.load(settings.home))
+        self._core = build_core_patiently(settings, Endpoints.of(settings))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cluster = RayCluster(settings.cluster, self._launched)
         self._ahead = Ahead(self._core, RayNodes(settings.cluster), self._errand_done)
@@ -54,6 +59,10 @@ class DispatcherShell:
         self._dispatcher = Dispatcher(self._core, self._cluster, prefer=self._ahead.prefer)
         self._wake = asyncio.Event()
         self._waiting: dict[AttemptKey, asyncio.Task[None]] = {}
+        self._placed: dict[AttemptKey, str] = {}  # Ray's id of the node that an attempt lives on
+        self._clean: set[str] = set()  # nodes whose last sweep found nothing, and that got no attempt since
+        self._seen: set[str] = set()
+        self._minding: asyncio.Task[None] | None = None
         self._main: asyncio.Task[None] | None = None
         self._sweep_now = False
         self._lead = Lead(self._core.db)
@@ -81,6 +90,15 @@ class DispatcherShell:
         await self.begin()
         self._heard()
 
+    async def retire(self) -> None:
+        """Take nothing up any more, and end deliveries that are under way: a successor is about to start."""
+        if self._main is not None:
+            self._main.cancel()
+        if self._courier is not None:
+            await asyncio.to_thread(self._courier.close)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
+
     async def active(self) -> list[AttemptKey]:
         """Return the attempts that are wanted now, for a node's sweep."""
         return [(j.id, j.attempt) for j in await asyncio.to_thread(self._core.jobs.jobs.active)]
@@ -88,6 +106,8 @@ class DispatcherShell:
     async def _run(self) -> None:
         await self._until_leading()
         await asyncio.to_thread(self._cluster.adopt)
+        if self._core.settings.cluster.placement == "label":
+            self._minding = asyncio.create_task(self._mind_nodes())
         next_reconcile = next_sweep = 0.0
         while True:
             self._wake.clear()
@@ -97,15 +117,19 @@ class DispatcherShell:
                 if now >= next_reconcile:
                     await asyncio.to_thread(self._dispatcher.reconcile)
                     next_reconcile = now + _RECONCILE_S
+                    await asyncio.to_thread(self._look_for_nodes)
                 if now >= next_sweep or self._sweep_now:
                     self._sweep_now = False
                     await asyncio.to_thread(self._sweep)
                     next_sweep = now + _SWEEP_S
+                cohorts_at_work = await asyncio.to_thread(self._feed_cohorts)
                 while await asyncio.to_thread(self._dispatcher.dispatch):
                     pass
                 self._look_ahead()
                 await asyncio.to_thread(self._stop_unwanted)
                 pause = await asyncio.to_thread(self._pause)
+                if cohorts_at_work:  # a slide that ended makes room for the next one
+                    pause = min(pause, _COHORT_S)
             except Exception:
                 log.exception("the dispatcher could not work; it tries again")
                 pause = _DB_BACK_S
@@ -148,6 +172,13 @@ class DispatcherShell:
 
             self._listener = listen(self._core.db, heard)
 
+    def _feed_cohorts(self) -> bool:
+        try:
+            return self._core.cohorts.step()
+        except Exception:
+            log.exception("cohorts could not be gone on with; it is tried again")  # other jobs go on meanwhile
+            return True
+
     def _heard(self) -> None:
         self._wake.set()
         if self._courier is not None:
@@ -160,6 +191,25 @@ class DispatcherShell:
         wait = (due - datetime.now(UTC)).total_seconds()
         # Due already, yet not taken: as many wait for a node as may; an end will wake us.
         return wait + 0.01 if wait > 0 else _RECONCILE_S
+
+    async def _mind_nodes(self) -> None:
+        while True:
+            await asyncio.sleep(_MIND_S)
+            try:
+                if await asyncio.to_thread(self._give_back):
+                    self._wake.set()  # what was given back is not wanted any more: its container is stopped
+            except Exception:
+                log.exception("nodes that go could not be looked for; it is tried again")
+
+    def _give_back(self) -> bool:
+        """Give back what runs on nodes that are about to go; returns whether there was any."""
+        going = self._cluster.draining() if self._placed else {}
+        margin = self._core.settings.cluster.give_back.total_seconds()
+        doomed = [(k, going[n]) for k, n in list(self._placed.items()) if n in going and going[n] - margin <= time()]
+        for key, end in doomed:
+            log.warning("attempt %s of job %s is given back: its node goes", key[1], key[0])
+            self._dispatcher.preempted(key, datetime.fromtimestamp(end, UTC))
+        return bool(doomed)
 
     def _stop_unwanted(self) -> None:
         wanted = {(j.id, j.attempt) for j in self._core.jobs.jobs.active()}
@@ -180,6 +230,8 @@ class DispatcherShell:
             while True:
                 try:
                     node_id, node = await actor.ready.remote()
+                    self._placed[key] = node_id
+                    self._clean.discard(node_id)
                     order = await self._stored(self._dispatcher.order, key, node)
                     self._wake.set()  # one fewer waits for a node: the next one may
                     if order is not None:
@@ -198,6 +250,7 @@ class DispatcherShell:
                     break
             await asyncio.to_thread(self._cluster.forget, key)
         finally:
+            self._clean.discard(self._placed.pop(key, ""))
             self._waiting.pop(key, None)
             self._wake.set()
 
@@ -225,10 +278,32 @@ class DispatcherShell:
             if node["NodeID"] == node_id:
                 prestart_worker(node)
 
+    def _look_for_nodes(self) -> None:
+        """Have a node swept that just came: its machine may have been one before, and hold what ran there."""
+        alive = {node["NodeID"] for node in nodes() if node["Alive"]}
+        self._sweep_now = self._sweep_now or not alive <= self._seen
+        self._seen = alive
+        self._clean &= alive
+
     def _sweep(self) -> None:
+        """Have each node look for what nobody owns; on a cluster only where something may be.
+
+        A task, also one that asks for nothing, makes the autoscaler count a node's idle time from its end.
+        """
+        single = self._core.settings.cluster.placement == "single"
         for node in nodes():
-            if node["Alive"]:
-                _on(node["NodeID"], _sweep).remote(self._core.keys.platform)
+            node_id = node["NodeID"]
+            if not node["Alive"] or not (single or (node_id not in self._clean and LABEL in node["Labels"])):
+                continue
+            busy = node_id in self._placed.values()
+            swept = _on(node_id, _sweep).remote(self._core.keys.platform)
+            if not single and not busy:
+                self._clean.add(node_id)
+                swept.future().add_done_callback(functools.partial(self._swept, node_id))
+
+    def _swept(self, node_id: str, sweep: Future[list[str]]) -> None:
+        if sweep.exception() is not None or sweep.result():
+            self._clean.discard(node_id)  # look again: not all of it may have gone
 
 
 def _on(node_id: str, task: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -12,6 +13,8 @@ import ray
 NAMESPACE: Final = "mhs"
 DISPATCHER: Final = "mhs dispatcher"
 REGISTRAR: Final = "mhs registrar"
+ON_HEAD: Final = {"node:__internal_head__": 0.001}
+"""What an actor or task asks for that is to run on the head."""
 _ATTEMPT: Final = re.compile(r"job (\d+) · attempt (\d+) · ")
 
 
@@ -52,6 +55,26 @@ def start_on_head(actor_class: Any, name: str, *, max_concurrency: int) -> None:
         max_task_retries=-1,
         num_cpus=0,
         max_concurrency=max_concurrency,
-        resources={"node:__internal_head__": 0.001},
+        resources=ON_HEAD,
     ).remote()
     ray.get(actor.begin.remote())
+
+
+def retire(name: str, within_s: float = 60.0) -> None:
+    """End one of the platform's own actors, once it has done what it is in the middle of, so that a new one can start.
+
+    Nothing happens if it is not there.
+    """
+    try:
+        actor = ray.get_actor(name, NAMESPACE)
+    except ValueError:
+        return
+    # One that can be ended at any moment, or is of a version that knew no better, has no `retire`.
+    with contextlib.suppress(ray.exceptions.RayError, AttributeError):  # RayError: dead already, or stuck
+        ray.get(actor.retire.remote(), timeout=within_s)
+    ray.kill(actor)
+    deadline = time.monotonic() + within_s
+    while any(e["name"] == name for e in ray.util.list_named_actors(all_namespaces=True)):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Ray did not let go of the actor {name!r} within {within_s:.0f} s")
+        time.sleep(0.1)

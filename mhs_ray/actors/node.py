@@ -8,14 +8,16 @@ import socket
 import threading
 from collections.abc import Callable, Collection
 
+from mhs_ray.actors.kit import fetch_kit, wait_for_ray
 from mhs_ray.attempt.runner import Node
+from mhs_ray.attempt.warm_order import FOLDER, live_hosts
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.engines import labels
 from mhs_ray.engines.pause import ensure_pause_image
 from mhs_ray.engines.reaper import reap
 from mhs_ray.engines.select import pick_engine
 from mhs_ray.platform.endpoints import Endpoints
-from mhs_ray.platform.keys import load_keys
+from mhs_ray.platform.secrets import keys_of
 from mhs_ray.sandbox.audit.gate import Gate
 from mhs_ray.sandbox.routes import direct_routes
 from mhs_ray.sandbox.scratch import remove_folder
@@ -38,6 +40,8 @@ def open_node() -> Node:
 def open_quietly() -> None:
     """Open the node and try its sandbox ahead of time; who needs it will hear what is wrong with it."""
     try:
+        if not Endpoints.are_here(load_settings().home):
+            wait_for_ray()
         open_node().gate()
     except Exception as error:
         log.debug("not opened ahead of time: %s", error)
@@ -45,11 +49,20 @@ def open_quietly() -> None:
 
 @functools.cache
 def _open_node() -> Node:
-    settings = load_settings()
-    endpoints = Endpoints.load(settings.home)
-    keys = load_keys(settings.home / "keys")
+    settings, keys = load_settings(), None
+    if Endpoints.are_here(settings.home):
+        endpoints, keys = Endpoints.load(settings.home), keys_of(settings)
+    else:
+        if settings.api.internal_url is None:  # the head tells; else the node's own settings do
+            settings, endpoints = fetch_kit(settings)
+        else:
+            endpoints = Endpoints.of(settings)
+        settings.home.mkdir(parents=True, exist_ok=True)
     folder = settings.node_dir
     folder.mkdir(parents=True, exist_ok=True)
+    if keys is None:  # nobody's `mhs up` made them; containers must get through
+        settings.home.chmod(0o711)
+        folder.chmod(0o711)
     engine = pick_engine(settings.engine, docker_host=settings.docker_host, folder=folder / "engine")
     cache = SlideCache(
         folder / "slides",
@@ -80,12 +93,12 @@ def sweep_node(platform: str, alive: Callable[[], Collection[tuple[int, int]]]) 
     alive: asked only after what is here was listed, so that an attempt that begins meanwhile is safe.
     """
     node = open_node()
-    sandboxes, work = node.folder / "sandboxes", node.folder / "work"
-    folders = [f for parent in (sandboxes, work) if parent.is_dir() for f in parent.iterdir()]
+    parents = [node.folder / name for name in ("sandboxes", "work", FOLDER)]
+    folders = [f for parent in parents if parent.is_dir() for f in parent.iterdir()]
 
     @functools.cache
     def owned() -> frozenset[str]:
-        return frozenset(f"mhs-{platform}-{job}-{attempt}" for job, attempt in alive())
+        return frozenset((*(f"mhs-{platform}-{job}-{attempt}" for job, attempt in alive()), *live_hosts(node.folder)))
 
     removed = reap(node.engine, f"{labels.PLATFORM}={platform}", keep=lambda c: c.name.removesuffix("-net") in owned())
     for folder in folders:

@@ -22,7 +22,7 @@ class RegistrarShell:
     def __init__(self) -> None:
         settings = load_settings()
         configure_logging(settings)
-        self._core = build_core_patiently(settings, Endpoints.load(settings.home))
+        self._core = build_core_patiently(settings, Endpoints.of(settings))
         self._every = settings.registry.reconcile_every.total_seconds()
         self._wake = asyncio.Event()
         self._hints: set[int] = set()

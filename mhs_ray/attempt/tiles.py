@@ -14,25 +14,46 @@ from time import monotonic
 from typing import Any, Final
 
 import mhs_ray
+from mhs_ray.domain.errors import BlobError
 from mhs_ray.domain.tile_feed import SOCKET_VARIABLE
-from mhs_ray.ports import Mount
+from mhs_ray.ports import BlobStore, Mount
 
 log = logging.getLogger(__name__)
 
 _TARGET: Final = "/run/mhs-tiles"
 _MEMORY: Final = 512 << 20
 _SAY_EVERY_S: Final = 15.0
+_TELL_EVERY_S: Final = 2.0
+
+
+def progress_key(job_id: int, attempt: int) -> str:
+    """Return the key of the blob that tells how far an attempt's tiles are."""
+    return f"jobs/{job_id}/attempts/{attempt}/tiles.json"
+
+
+def read_progress(blobs: BlobStore, job_id: int, attempt: int) -> dict[str, Any] | None:
+    """Return tiles `done` of `planned` and seconds left (`left_s`, None at first); None where no tiles are fed."""
+    try:
+        with blobs.open(progress_key(job_id, attempt)) as kept:
+            found: dict[str, Any] = json.loads(kept.read())
+    except (BlobError, ValueError):
+        return None
+    return found
 
 
 class TileFeedProcess:
     """A process that serves `slide` in `folder` as long as this is open. spec: what MHS_TILES says, checked before.
 
-    progress: tiles done and planned so far; {} before the plan is made.
+    progress: tiles done and planned so far, and seconds left; {} before the plan is made. on_progress: told of it every
+    few seconds.
     """
 
-    def __init__(self, slide: Path, spec: str, folder: Path, threads: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, slide: Path, spec: str, folder: Path, threads: int, say: Callable[[str], None],
+        on_progress: Callable[[dict[str, Any]], None] = lambda _progress: None,
+    ) -> None:  # fmt: skip
         self._slide, self._spec, self._folder = slide, spec, folder
-        self._threads, self._say = threads, say
+        self._threads, self._say, self._on_progress = threads, say, on_progress
         self.progress: dict[str, Any] = {}
 
     @property
@@ -84,7 +105,7 @@ class TileFeedProcess:
 
     def _hear(self) -> None:
         assert self._process.stdout is not None
-        following = monotonic()
+        following = telling = monotonic()
         for line in self._process.stdout:
             try:
                 found = json.loads(line)
@@ -92,12 +113,16 @@ class TileFeedProcess:
             except (ValueError, KeyError, TypeError):
                 continue
             first = not self.progress
-            self.progress = {"done": done, "planned": planned}
+            left = found.get("left_s")
+            left = round(left, 1) if isinstance(left, int | float) else None
+            self.progress = {"done": done, "planned": planned, "left_s": left}
+            if monotonic() >= telling or done >= planned:
+                self._on_progress(self.progress)
+                telling = monotonic() + _TELL_EVERY_S
             if first:
                 self._say(f"tiles: {planned} planned")
             elif monotonic() >= following and done < planned:
-                left = found.get("left_s")
-                rest = f", {left:.0f} s left" if isinstance(left, int | float) else ""
+                rest = f", {left:.0f} s left" if left is not None else ""
                 self._say(f"tiles: {done} of {planned}{rest}")
                 following = monotonic() + _SAY_EVERY_S
 

@@ -26,6 +26,7 @@ from mhs_ray.store.sql.companies import Companies
 log = logging.getLogger(__name__)
 
 LEEWAY_S: Final = 60
+SSO_PREFIX: Final = "sso-"
 ALGORITHMS: Final = ("RS256", "ES256")
 _KEY_TYPES: Final = {"RS256": "RSA", "ES256": "EC"}
 _FRESH_S: Final = 600.0
@@ -194,7 +195,7 @@ class Outsiders:
 
 def client_id_of(issuer: str, subject: str) -> str:
     """Return the id under which a provider's subject is kept here."""
-    return "sso-" + hashlib.sha256(f"{issuer}\0{subject}".encode()).hexdigest()[:24]
+    return SSO_PREFIX + hashlib.sha256(f"{issuer}\0{subject}".encode()).hexdigest()[:24]
 
 
 def _role(settings: IssuerSettings, told: Any) -> Role | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,8 +24,8 @@ from mhs_ray.bench import Benchmark, Say
 from mhs_ray.bench._load import Load, load, post
 from mhs_ray.bench._stage import Stage, stage
 from mhs_ray.domain.settings import Settings
-from mhs_ray.platform.keys import load_keys
 from mhs_ray.platform.ports import any_free_port
+from mhs_ray.platform.secrets import keys_of, with_secrets
 from mhs_ray.platform.up import ray_environment
 from mhs_ray.store.sql import tables as t
 from mhs_ray.store.sql.database import Database
@@ -43,7 +44,7 @@ def run(settings: Settings, say: Say) -> dict[str, Any]:
         try:
             _bare_serve(s)
             api = urlsplit(s.endpoints.api_url).port or 80
-            keys = load_keys(s.settings.home / "keys")
+            keys = keys_of(s.settings)
             basic = "Basic " + base64.b64encode(f"{keys.client_id}:{keys.client_secret}".encode()).decode()
             body = json.dumps({"algorithm_id": s.algorithm_id, "scan_ids": [s.scan_id]}).encode()
             targets = {
@@ -99,7 +100,7 @@ def _statuses(loads: list[Load]) -> dict[str, int]:
 
 
 def _database(s: Stage) -> Database:
-    return Database(s.settings.sql_url, Vault(load_keys(s.settings.home / "keys").vault))
+    return Database(with_secrets(s.settings).sql_url, Vault(keys_of(s.settings).vault))
 
 
 def _hold_jobs_back(s: Stage) -> None:
@@ -118,7 +119,7 @@ def _stored(s: Stage) -> int:
 
 
 def _bare_serve(s: Stage) -> None:
-    environment = ray_environment(s.settings, load_keys(s.settings.home / "keys"))
+    environment = ray_environment(s.settings.home, os.environ)
     command = [sys.executable, "-m", "mhs_ray.actors.bench_peer"]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=180)
     _wait(f"{s.endpoints.api_url}/bench/echo")

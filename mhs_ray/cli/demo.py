@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from mhs_ray.cli.command import FAILED, JOB_FAILED, CommandFailed
 from mhs_ray.cli.connect import connect_home, is_running
 from mhs_ray.cli.images import push_image
 from mhs_ray.cli.scans import add_scan
+from mhs_ray.cli.signals import ended_by_signals
 from mhs_ray.client import Client
 from mhs_ray.client import wire as w
 from mhs_ray.domain.errors import MhsError, NotFoundError
@@ -63,7 +63,7 @@ def demo(
     settings = load_settings()
     if slide is not None and not urlsplit(slide).scheme and not Path(slide).exists():
         raise NotFoundError("slide", slide)
-    with _ended_by_signals():
+    with ended_by_signals():
         try:
             document = _run(settings, slide, keep, base_image, folder.absolute())
         except MhsError:
@@ -261,18 +261,3 @@ def _show(document: dict[str, Any], keep: bool) -> None:
             f"mhs logs {job} · mhs job events {job} · mhs results {job} --format parquet -o cells.parquet",
         ):  # fmt: skip
             output.line(f"  {text}" if text.startswith("mhs") else text)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Within: TERM and HUP end the demo as Ctrl-C does, so that nothing stays running."""
-
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -28,7 +28,7 @@ class Check:
     """One thing that was looked at. optional: the platform works without it. mend: what to do about it."""
 
     name: str
-    state: Literal["ok", "missing", "optional"]
+    state: Literal["ok", "missing", "wrong", "optional"]
     detail: str
     mend: str = ""
 

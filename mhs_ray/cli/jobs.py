@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mhs_ray.cli import output, story
+from mhs_ray.cli import compare, output, replay, story
 from mhs_ray.cli.command import JOB_FAILED, CommandFailed, command
 from mhs_ray.cli.connect import connect
 from mhs_ray.cli.images import Limit
@@ -30,7 +30,7 @@ ScanRows = Annotated[list[int], typer.Option("--scan", "-s", help="id of a scan;
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     panel = {"rich_help_panel": "Running models"}
-    for function in (submit, jobs, tasks, logs, results):
+    for function in (submit, jobs, tasks, logs, results, compare.compare, replay.replay):
         command(app, **panel)(function)
     app.add_typer(job_app, name="job", rich_help_panel=panel["rich_help_panel"])
 

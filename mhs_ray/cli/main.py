@@ -11,6 +11,7 @@ from mhs_ray.cli import (
     access,
     audit,
     backup,
+    cohorts,
     containers,
     demo,
     images,
@@ -19,8 +20,9 @@ from mhs_ray.cli import (
     platform,
     project,
     scans,
+    secrets,
     usage,
-)  # fmt: skip
+)
 from mhs_ray.cli.command import EXIT_CODES, App, command
 
 app = App(
@@ -57,11 +59,13 @@ usage.add_to(app)
 backup.add_to(app)
 command(app, rich_help_panel="The platform on this machine")(demo.demo)
 project.add_to(app)
+secrets.add_to(app)
 app.add_typer(images.app, name="image", rich_help_panel="Making a model")
 app.add_typer(containers.app, name="container", rich_help_panel="Running models")
 app.add_typer(containers.algorithms, name="algorithm", rich_help_panel="Running models")
 app.add_typer(scans.app, name="scan", rich_help_panel="Running models")
 jobs.add_to(app)
+app.add_typer(cohorts.app, name="cohort", rich_help_panel="Running models")
 access.add_to(app)
 
 if __name__ == "__main__":

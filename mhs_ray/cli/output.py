@@ -20,7 +20,7 @@ _json: ContextVar[bool] = ContextVar("json", default=False)
 
 STATE_STYLES = {
     "succeeded": "green", "uploaded": "green", "ready": "green", "ok": "green", "running": "cyan", "failed": "red",
-    "timed out": "red", "missing": "red", "cancelled": "yellow", "optional": "yellow",
+    "timed out": "red", "missing": "red", "wrong": "red", "cancelled": "yellow", "optional": "yellow",
 }  # fmt: skip
 
 

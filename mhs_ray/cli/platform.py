@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from mhs_ray.cli import output
 from mhs_ray.cli.command import FAILED, UNREACHABLE, CommandFailed, NotRunningError, command
 from mhs_ray.cli.connect import connect, connect_home, is_running
 from mhs_ray.client.errors import UnreachableError
+from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.settings import client_environment, load_settings
 from mhs_ray.platform.endpoints import Endpoints
 
@@ -19,6 +21,7 @@ def add_to(app: typer.Typer) -> None:
     panel = {"rich_help_panel": "The platform on this machine"}
     command(app, **panel)(up)
     command(app, **panel)(down)
+    command(app, **panel)(upgrade)
     command(app, **panel)(status)
     command(app, **panel)(doctor)
 
@@ -63,6 +66,19 @@ def down() -> None:
     output.emit({"stopped": stopped}, lambda _: output.line("stopped" if stopped else "nothing was running"))
 
 
+def upgrade() -> None:
+    """Put this version in the place of the running one while jobs run: the API, the dispatcher and the registrar.
+
+    Install the new version first, where the old one is. Running jobs go on, accepted ones stay queued. A new version of
+    Ray, of the registry or of the blob server needs `mhs down` and `mhs up`: what ran then is run again.
+    """
+    from mhs_ray import __version__
+    from mhs_ray.platform import up as platform
+
+    platform.upgrade(load_settings(), output.note)
+    output.emit({"upgraded": True, "version": __version__}, lambda _: output.line(f"this is version {__version__} now"))
+
+
 def status() -> None:
     """Say whether the platform runs and whether each part of it can work.
 
@@ -104,22 +120,38 @@ def _dump(document: dict[str, Any]) -> str:
 
 def doctor(
     settings: Annotated[bool, typer.Option("--settings", help="List every setting with its value here.")] = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Look at a cluster: its FILE, or on the head what it depends on.")
+    ] = False,
+    file: Annotated[Path | None, typer.Argument(help="With --cluster: a file for `ray up`; nobody is asked.")] = None,
 ) -> None:
-    """Say what this machine lacks and how to get it, one line each. Exit code 1 when something needed is missing."""
+    """Say what this machine lacks and how to get it, one line each. Exit code 1 when something needed is missing.
+
+    `mhs doctor --cluster cluster/aws.yaml` finds what is wrong with a cluster file. `mhs doctor --cluster`, on the
+    head, tries keys, database, blobs and registry, and tells which nodes the cloud refused and why.
+    """
     from mhs_ray.cli import doctor as d
 
     if settings:
         rows = d.setting_rows(load_settings())
         output.emit(rows, lambda _: output.table(rows, ("variable", "value", "from"), ""))
         return
-    checks = d.examine(load_settings())
-    ready = all(c.state != "missing" for c in checks)
+    if file is not None and not cluster:
+        raise InvalidInputError.at("FILE", "goes with --cluster: mhs doctor --cluster FILE")
+    if cluster:
+        from mhs_ray.cli import doctor_cluster as dc
+
+        checks = dc.examine_file(file) if file is not None else dc.examine_cluster(load_settings())
+    else:
+        checks = d.examine(load_settings())
+    ready = all(c.state not in {"missing", "wrong"} for c in checks)
     document = {"ready": ready, "checks": [c.to_json() for c in checks]}
 
     def show(_: Any) -> None:
         for check in checks:
             output.rich(check.text())
-        output.note("everything needed is here" if ready else "install what is missing, then ask again")
+        wrong = "mend what is wrong" if cluster else "install what is missing"
+        output.note("everything needed is here" if ready else f"{wrong}, then ask again")
 
     output.emit(document, show)
     if not ready:

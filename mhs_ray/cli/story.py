@@ -24,6 +24,7 @@ def show_job(job: w.Job) -> None:
     peak = job["resources"].get("memory_peak_bytes")
     output.facts({
         "job": job["id"], "state": job["state"], "queue position": job.get("queue_position"),
+        "waits because": job.get("waits_because"),
         "algorithm": job["algorithm_name"], "container": job["container_name"], "scan id": job["scan_id"],
         "task id": job["task_id"], "image": job["image_digest"], "instance type": job["instance_type"],
         "attempt": job["attempt"], "node": job["node"], "created": output.local_time(job["created_at"]),
@@ -90,14 +91,15 @@ def watch(mhs: Client, job_id: int, *, log_lines: bool) -> w.Job:
             lines = mhs.log(job_id, attempt, offset)
             offset += len(lines)
             for line in lines:
-                output.note(f"  │ {_short(as_text(line, timestamps=False))}")
+                output.note(f"  │ {short(as_text(line, timestamps=False))}")
         # The job was read before its log: what it wrote up to its end is shown.
         if is_final(job):
             return job
         mhs.pause()
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Return a log line that fits beside the progress; the log itself has all of it."""
     return text if len(text) <= _WIDEST else f"{text[:_WIDEST]}… ({len(text)} characters)"
 
 

@@ -127,6 +127,7 @@ class Client:
     job_events = blocking(JobCalls.job_events)
     cancel = blocking(JobCalls.cancel)
     rerun = blocking(JobCalls.rerun)
+    replay = blocking(JobCalls.replay)
     wait = blocking(JobCalls.wait)
     log = blocking(JobCalls.log)
     follow_log = blocking_each(JobCalls.follow_log)

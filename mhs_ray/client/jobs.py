@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from mhs_ray.client import sse
 from mhs_ray.client import wire as w
@@ -91,6 +91,10 @@ class JobCalls(Calls):
     async def rerun(self, job_id: int) -> w.Job:
         """Queue an ended job anew; returns the new job."""
         return cast(w.Job, await self._post(f"/v1/jobs/{job_id}/rerun"))
+
+    async def replay(self, job_id: int) -> dict[str, Any]:
+        """Return what an ended job ran, as recorded: `image` with a login, `env`, `slide`, `results_digest`."""
+        return dict(await self._get(f"/v1/jobs/{job_id}/replay"))
 
     async def wait(self, job_id: int, on_change: Callable[[w.Job], None] = lambda _job: None) -> w.Job:
         """Return the job once it ended. on_change: told of every new state, the first included."""

@@ -158,6 +158,8 @@ class Job(TypedDict):
     ended_at: str | None
     queue_position: int | None
     expected_wait_s: float | None
+    waits_because: str | None
+    tiles: dict[str, Any] | None
 
 
 class Task(TypedDict):

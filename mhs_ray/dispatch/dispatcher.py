@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 _BATCH: Final = 32
 _LOST_MEND: Final = "rerun the job once the cluster is well; the node's own log says what happened to it"
 
+_PREEMPTED_MEND: Final = "nothing to do: the job runs again; long models fare better on on-demand nodes"
+
 AttemptKey = tuple[int, int]
 """(job id, attempt number)."""
 
@@ -71,8 +73,8 @@ class Dispatcher:
         """Start what may start now, end what can never; returns how many jobs were taken from the queue."""
         now = self._now()
         self._jobs.expire(now, lambda row: why_expired(self._core, row, now))
-        limit = self._core.settings.cluster.max_waiting
-        jobs = self._jobs.claim(_BATCH, limit, now)
+        cluster = self._core.settings.cluster
+        jobs = self._jobs.claim(_BATCH, cluster.max_waiting, now, by_type=cluster.placement == "label")
         for job in jobs:
             self._launch(job)
         return len(jobs)
@@ -198,6 +200,11 @@ class Dispatcher:
         """Take in that an attempt is gone without a word: its node or its process died."""
         failure = Failure(FailureCode.NODE_LOST, what, _LOST_MEND)
         self.settle(key, Outcome(None, failure, {}))
+
+    def preempted(self, key: AttemptKey, when: datetime) -> None:
+        """Give an attempt back whose node goes at `when`: it is stopped, and the job runs anew elsewhere."""
+        what = f"the node is taken away at {when:%H:%M:%S} UTC, and the container still ran"
+        self.settle(key, Outcome(None, Failure(FailureCode.PREEMPTED, what, _PREEMPTED_MEND), {}))
 
     def reconcile(self) -> None:
         """Make rows and cluster agree: stop what is not wanted, launch or settle what should be there and is not."""

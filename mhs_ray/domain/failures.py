@@ -25,6 +25,7 @@ class FailureCode(StrEnum):
 
     # platform
     NODE_LOST = "node-lost"
+    PREEMPTED = "preempted"  # its node was taken away with notice, as spot nodes are
     PULL_FAILED = "pull-failed"
     FETCH_FAILED = "fetch-failed"  # the slide's host failed in a way that may pass
     ENGINE_FAILED = "engine-failed"
@@ -50,6 +51,7 @@ class FailureCode(StrEnum):
 
 _PLATFORM = {
     FailureCode.NODE_LOST,
+    FailureCode.PREEMPTED,
     FailureCode.PULL_FAILED,
     FailureCode.FETCH_FAILED,
     FailureCode.ENGINE_FAILED,
@@ -116,6 +118,8 @@ def decide_retry(
             if not asked or model_failures > policy.max_model_retries:
                 return RetryDecision(None)
             count = model_failures
+        case FailureClass.PLATFORM if failure.code is FailureCode.PREEMPTED:
+            count = 1  # nobody's fault, and no sign that the next node fails too
         case FailureClass.PLATFORM:
             if failure.code in _FINAL_PLATFORM or platform_failures >= policy.max_platform_attempts:
                 return RetryDecision(None)

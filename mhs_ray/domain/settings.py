@@ -6,15 +6,25 @@ Each part of the platform is handed its own section.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import time, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mhs_ray.domain.errors import Fault, InvalidInputError
@@ -26,39 +36,67 @@ def _bytes(text: str) -> ByteSize:
     return ByteSize._validate(text, None)  # type: ignore[arg-type]
 
 
+def _known_type(name: str) -> str:
+    if name not in INSTANCE_TYPES:
+        near = difflib.get_close_matches(name, INSTANCE_TYPES, 1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(INSTANCE_TYPES)}"
+        raise ValueError(f"{name} is no instance type; {meant}")
+    return name
+
+
+InstanceTypeName = Annotated[str, AfterValidator(_known_type)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ApiSettings(_Section):
-    """The Serve API. port 0: any free one. public_url: how people reach it, when that is not host:port."""
+    """The Serve API. port 0: any free one. public_url: how people reach it, when that is not host:port.
+
+    internal_url: how the nodes of a cluster reach the results gateway, such as ``http://10.0.0.4:8080``.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
     public_url: str | None = None
+    internal_url: str | None = Field(None, pattern=r"^https?://[^/?#]+$")
     replicas: int = Field(1, ge=1)
     max_body: ByteSize = _bytes("8MiB")
     max_results_body: ByteSize = _bytes("512MiB")
 
 
 class BlobSettings(_Section):
-    """Where logs, results, slides and debug files are kept."""
+    """Where logs, results, slides and debug files are kept. folder: of ``local``, when not in `home`."""
 
     kind: Literal["local", "s3"] = "local"
+    folder: Path | None = None  # on a cluster of several machines: one that all of them see, such as NFS
     port: int = Field(0, ge=0, le=65535)  # of the local blob server
     bucket: str = "mhs"
     prefix: str = ""
     endpoint_url: str | None = None
+    public_endpoint_url: str | None = None  # the same as those who are given signed URLs reach it
     region: str = "us-east-1"
     quota: ByteSize = _bytes("1TiB")
     min_free: ByteSize = _bytes("2GiB")
 
 
 class RegistrySettings(_Section):
-    """The OCI registry of the platform."""
+    """The OCI registry of the platform.
+
+    address: ``host[:port]`` of a registry that is not this machine's; ECR's is
+    ``ACCOUNT.dkr.ecr.REGION.amazonaws.com``. prefix: before ``quarantine/…`` and ``trusted/…`` in ECR. role: ARN of
+    the role whose sessions, cut down to one repository, push and pull. max_severity: ECR's scan may find no worse;
+    None: it is not asked.
+    """
 
     kind: Literal["distribution", "ecr"] = "distribution"
     port: int = Field(0, ge=0, le=65535)
+    address: str | None = Field(None, pattern=r"^[a-z0-9]([a-z0-9.-]{0,240}[a-z0-9])?(:[0-9]{1,5})?$")
+    tls: bool = True  # of `address`
+    prefix: str = Field("mhs/", pattern=r"^([a-z0-9]+([._-][a-z0-9]+)*/)*$")
+    role: str | None = Field(None, pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$")
+    max_severity: Literal["LOW", "MEDIUM", "HIGH"] | None = None
     credential_life: timedelta = timedelta(hours=12)
     max_image: ByteSize = _bytes("20GiB")
     reconcile_every: timedelta = timedelta(seconds=15)
@@ -90,6 +128,7 @@ class SlideSettings(_Section):
     max_slide: ByteSize = _bytes("100GiB")
     allow_private: bool = False
     allow_hosts: tuple[str, ...] = ()
+    s3_buckets: tuple[str, ...] = ()  # `bucket` or `bucket/prefix/` whose s3:// slides a cohort may name
     path_roots: tuple[Path, ...] = ()  # where scans may be registered by path; embedded: everywhere
 
 
@@ -175,17 +214,36 @@ class ClusterSettings(_Section):
     placement ``single``: this machine stands in for every instance type; ``label``: only a node labelled so.
     prepull: how many images a node pulls ahead, those likeliest for its type; 0: none. prefetch: a node fetches the
     next job's slide and image while the present one computes. warm: nodes by schedule, as a JSON array of objects.
+    ray_address: of a Ray that runs already, whose head this machine is; None: `mhs up` starts one of its own.
+    address: of this machine as its nodes reach it; API, registry and blob server listen there.
     """
 
     placement: Literal["single", "label"] = "single"
     declared_gpus: int = Field(1, ge=1)  # GPUs that Ray is told of on a single machine that shows none
-    max_waiting: int = Field(8, ge=1)  # attempts that wait for a node at a time: what the autoscaler sees
-    instance_types: tuple[str, ...] = ()  # `label`: types that the autoscaler can start
+    ray_address: str | None = Field(None, pattern=r"^[^\s/]+:[0-9]{1,5}$")
+    address: str = "127.0.0.1"
+    give_back: timedelta = timedelta(seconds=30)  # before a node goes, what still runs there is stopped and rerun
+    max_waiting: int = Field(8, ge=1)  # attempts that wait for a node at a time (`label`: of each type)
+    instance_types: tuple[InstanceTypeName, ...] = ()  # `label`: types that the autoscaler can start
     prepull: int = Field(4, ge=0)
     prefetch: bool = True
     warm: tuple[WarmNodes, ...] = ()
     dashboard_port: int = Field(8265, ge=0, le=65535)
     gcs_port: int = Field(0, ge=0, le=65535)
+
+
+class CohortSettings(_Section):
+    """Cohorts. window: slides of one cohort in the queue at a time. prices: of an hour of each instance type.
+
+    The prices are AWS's on demand in us-east-1; a type that is not among them has no forecast of cost.
+    """
+
+    window: int = Field(200, ge=1, le=5000)
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$")
+    prices: dict[str, Annotated[float, Field(ge=0)]] = {
+        "g4dn.xlarge": 0.526, "g4dn.2xlarge": 0.752, "g4dn.4xlarge": 1.204, "g5.2xlarge": 1.212, "g5.4xlarge": 1.624,
+        "g6.2xlarge": 0.978, "g6.4xlarge": 1.323, "g6e.2xlarge": 2.242,
+    }  # fmt: skip
 
 
 class SandboxSettings(_Section):
@@ -247,6 +305,52 @@ class AuthSettings(_Section):
     issuers: tuple[IssuerSettings, ...] = ()
 
 
+class SecretSettings(_Section):
+    """Where the platform's keys are, when not in ``keys`` of the home folder. The first that has one is taken.
+
+    Each key by itself; ``MHS_SECRETS__VAULT_FILE`` names a file that holds it. directory: a file per key, named as
+    `mhs secrets new` names them. aws_secret: name or ARN of a secret in AWS Secrets Manager, a JSON object of keys.
+    """
+
+    directory: Path | None = None
+    aws_secret: str | None = None
+    aws_region: str | None = None
+    vault: SecretStr | None = None
+    tokens: SecretStr | None = None
+    blobs: SecretStr | None = None
+    registry_events: SecretStr | None = None
+    ray_token: SecretStr | None = None
+    platform: SecretStr | None = None
+    client_id: SecretStr | None = None
+    client_secret: SecretStr | None = None
+    operator_id: SecretStr | None = None
+    operator_secret: SecretStr | None = None
+    metrics_token: SecretStr | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_files(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        values = dict(given)
+        for name in [n for n in given if n.endswith("_file") and n.removesuffix("_file") in cls.model_fields]:
+            secret, path = name.removesuffix("_file"), values.pop(name)
+            if values.get(secret):
+                raise ValueError(f"{secret} and {name} are both set; set one of the two")
+            values[secret] = _secret_in(Path(path))
+        return values
+
+
+def _secret_in(path: Path) -> str:
+    try:
+        found = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}); it must hold the secret") from None
+    if not found:
+        raise ValueError(f"{path} is empty; it must hold the secret")
+    return found
+
+
 def _default_home() -> Path:
     # Not below /root: a container's user must be able to pass through to what is mounted from there.
     return Path("/var/lib/mhs") if os.geteuid() == 0 else Path.home() / ".mhs"
@@ -264,6 +368,7 @@ class Settings(BaseSettings):
     engine: Literal["auto", "podman", "docker"] = "auto"
     docker_host: str | None = None
     database_url: SecretStr | None = None
+    database_url_file: Path | None = None  # a file that holds it
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     api: ApiSettings = ApiSettings()
@@ -273,9 +378,24 @@ class Settings(BaseSettings):
     slides: SlideSettings = SlideSettings()
     cluster: ClusterSettings = ClusterSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    cohorts: CohortSettings = CohortSettings()
     techcyte: TechcyteSettings = TechcyteSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     auth: AuthSettings = AuthSettings()
+    secrets: SecretSettings = SecretSettings()
+
+    @model_validator(mode="after")
+    def _read_database_url(self) -> Settings:
+        if self.database_url_file is not None:
+            if self.database_url is not None:
+                raise ValueError("MHS_DATABASE_URL and MHS_DATABASE_URL_FILE are both set; set one of the two")
+            object.__setattr__(self, "database_url", SecretStr(_secret_in(self.database_url_file)))
+        return self
+
+    @property
+    def blobs_dir(self) -> Path:
+        """Where blobs of kind ``local`` lie."""
+        return self.blobs.folder or self.home / "blobs"
 
     @property
     def sql_url(self) -> str:
@@ -286,6 +406,28 @@ class Settings(BaseSettings):
     def node_dir(self) -> Path:
         """What one node keeps: slide cache, scratch, sandboxes."""
         return self.home / "node"
+
+
+_FOR_NODES = {"host", "api", "blobs", "jobs", "slides", "cluster", "sandbox", "log_level", "log_format"}
+
+
+def for_nodes(settings: Settings) -> dict[str, Any]:
+    """Return what a node of a cluster is told of its head's settings; no secret is among it."""
+    return settings.model_dump(mode="json", include=_FOR_NODES, exclude_unset=True)
+
+
+def as_node(own: Settings, of_head: Mapping[str, Any]) -> Settings:
+    """Return a node's settings: the head's (`for_nodes`), but for what the node's own environment sets."""
+    mine = own.model_dump(mode="json", include=_FOR_NODES, exclude_unset=True)
+    merged: dict[str, Any] = {}
+    for name in of_head.keys() | mine.keys():
+        head, here = of_head.get(name), mine.get(name)
+        if isinstance(head, Mapping) and isinstance(here, Mapping):
+            merged[name] = {**head, **here}
+        else:
+            merged[name] = head if here is None else here
+    here_only = {"home": own.home, "engine": own.engine, "docker_host": own.docker_host}
+    return Settings.model_validate({**merged, **here_only})
 
 
 CLIENT_VARIABLES = frozenset({"MHS_URL", "MHS_CLIENT_ID", "MHS_CLIENT_SECRET"})
@@ -314,6 +456,17 @@ def load_settings() -> Settings:
     return settings
 
 
+def names_of_settings(env: Mapping[str, str]) -> list[str]:
+    """Return the variables of `env` that set something of the platform."""
+    return sorted(name for name in env if name.upper().startswith("MHS_") and name.upper() not in CLIENT_VARIABLES)
+
+
+def use(variables: Mapping[str, str]) -> Settings:
+    """Set these variables, for processes started from here on too, and return the settings that they make."""
+    os.environ.update(variables)
+    return load_settings()
+
+
 def use_docker_host(settings: Settings, host: str) -> Settings:
     """Return `settings` with this Docker daemon; processes started from here on use it too."""
     os.environ["MHS_DOCKER_HOST"] = host
@@ -340,7 +493,7 @@ def _faults(error: ValueError) -> list[Fault]:
     if details is None:
         return [Fault("MHS_*", str(error).splitlines()[0])]
     return [
-        Fault("MHS_" + "__".join(str(part) for part in d["loc"]).upper(), d["msg"])
+        Fault("MHS_" + ("__".join(str(part) for part in d["loc"]).upper() or "*"), d["msg"])
         for d in details(include_input=False, include_url=False)
     ]
 

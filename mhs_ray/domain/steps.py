@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from mhs_ray.domain.failures import Failure, FailureClass
+from mhs_ray.domain.failures import Failure, FailureClass, FailureCode
 from mhs_ray.domain.states import JobEvent, JobState, advance
 
 
@@ -68,9 +68,11 @@ def step(
         values["ended_at"] = now
         values["failure"] = failure
     if event is JobEvent.RETRIED and failure is not None:
-        platform = failure.failure_class is FailureClass.PLATFORM
-        kind, count = (
-            ("platform_failures", job.platform_failures) if platform else ("model_failures", job.model_failures)
-        )
-        values |= {kind: count + 1, "failure": failure, "not_before": now + timedelta(seconds=retry_in_s or 0)}
+        if failure.code is not FailureCode.PREEMPTED:  # which may come any number of times
+            platform = failure.failure_class is FailureClass.PLATFORM
+            kind, count = (
+                ("platform_failures", job.platform_failures) if platform else ("model_failures", job.model_failures)
+            )
+            values[kind] = count + 1
+        values |= {"failure": failure, "not_before": now + timedelta(seconds=retry_in_s or 0)}
     return Step(before, after, values, told=True)

@@ -45,6 +45,9 @@ class ImageTools(Protocol):
     def image_id(self, tag: str) -> str | None:
         """Return the id (``sha256:…``) of a tag, None when it is not on this node."""
 
+    def save(self, image: str, tar: Path) -> None:
+        """Write image `image` (tag or id) as ``docker save`` does: a tar of its configuration and layers."""
+
 
 def image_tools(engine: ContainerEngine) -> ImageTools:
     """Return the image tools of `engine`."""
@@ -123,6 +126,11 @@ class PodmanImages(ImageTools):
         )
         return None if result.returncode else "sha256:" + result.stdout.decode().strip().removeprefix("sha256:")
 
+    def save(self, image: str, tar: Path) -> None:
+        """See `ImageTools.save`."""
+        args = ("save", "--quiet", "--format=docker-archive", f"--output={tar}", image.removeprefix("sha256:"))
+        self._engine.call(f"save {image}", *args, timeout_s=_TIMEOUT_S)
+
     def _required_id(self, tag: str, operation: str) -> str:
         found = self.image_id(tag)
         if found is None:
@@ -179,6 +187,16 @@ class DockerImages(ImageTools):
         """See `ImageTools.image_id`."""
         facts = self._engine.image(tag)
         return None if facts is None else str(facts["Id"])
+
+    def save(self, image: str, tar: Path) -> None:
+        """See `ImageTools.save`."""
+        with (
+            self._engine.errors(f"save {image}"),
+            self._engine.client(timeout_s=_TIMEOUT_S) as api,
+            tar.open("wb") as out,
+        ):
+            for piece in api.get_image(image):
+                out.write(piece)
 
     def _follow(self, steps: Iterator[Any], operation: str) -> list[dict[str, Any]]:
         seen = []

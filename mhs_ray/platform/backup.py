@@ -4,7 +4,7 @@
 
     DIR/manifest.json      what it is, of when, and the SHA-256 of every other file; written last
     DIR/database           SQLite file, or pg_dump's custom format
-    DIR/keys/              all of them: without `keys/vault` no secret in the database can be opened
+    DIR/keys/              those of the home: without `vault` no secret in the database can be opened
     DIR/blobs.jsonl        key, size and SHA-256 of each blob
     DIR/blobs/ab/ab12…     their bytes, by SHA-256
     DIR/registry/          the registry's folder
@@ -29,7 +29,8 @@ from mhs_ray import __version__
 from mhs_ray.domain.errors import BlobError, ConflictError, MhsError
 from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
-from mhs_ray.platform.keys import load_keys, write_private
+from mhs_ray.platform.keys import write_private
+from mhs_ray.platform.secrets import given_secrets, keys_of, with_secrets
 from mhs_ray.ports import BlobStore
 from mhs_ray.services.policy import open_blobs
 from mhs_ray.store.sql.database import Database
@@ -67,31 +68,37 @@ def backup(settings: Settings, folder: Path, say: Say, *, blobs: bool = True, im
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConflictError(f"{folder} is not empty; a backup gets a folder of its own")
-    if not (settings.home / "keys" / "vault").exists():
+    own_keys = (settings.home / "keys" / "vault").exists()
+    if not own_keys and "vault" not in given_secrets(settings.secrets):
         raise ConflictError(f"there is no platform in {settings.home}; is MHS_HOME right?")
+    settings = with_secrets(settings)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)  # keys lie in it
     taken_at = datetime.now(UTC)
-    say("copying the keys")
-    shutil.copytree(settings.home / "keys", folder / "keys", ignore=shutil.ignore_patterns(".*"))
+    if own_keys:
+        say("copying the keys")
+    else:
+        say("the keys are kept elsewhere (MHS_SECRETS__…) and are not in this backup: keep a copy of them")
+    if (settings.home / "keys").is_dir():  # the registry's certificate at least
+        shutil.copytree(settings.home / "keys", folder / "keys", ignore=shutil.ignore_patterns(".*"))
     say("copying the database")
     kind = dump(settings.sql_url, folder / "database")
     count = size = 0
     if blobs:
         say("copying the blobs")
-        count, size = _copy_blobs(open_blobs(settings, _NOWHERE, load_keys(settings.home / "keys")), folder)
+        count, size = _copy_blobs(open_blobs(settings, _NOWHERE, keys_of(settings)), folder)
     registry = settings.home / "registry"
     with_images = images and registry.is_dir()
     if with_images:
         say("copying the registry's images")
         _copy_registry(registry, folder / "registry")
     manifest = {
-        "format": _FORMAT, "version": __version__, "taken_at": taken_at.isoformat(), "database": kind,
+        "format": _FORMAT, "version": __version__, "taken_at": taken_at.isoformat(), "database": kind, "keys": own_keys,
         "blobs": count if blobs else None, "images": with_images,
         "sha256": {str(f.relative_to(folder)): _sha256(f) for f in _files(folder) if not _is_blob(f, folder)},
     }  # fmt: skip
     write_private(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
-    return BackedUp(str(folder), manifest["taken_at"], kind, count, size, with_images)
+    return BackedUp(str(folder), taken_at.isoformat(), kind, count, size, with_images)
 
 
 def restore(settings: Settings, folder: Path, say: Say) -> BackedUp:
@@ -99,7 +106,10 @@ def restore(settings: Settings, folder: Path, say: Say) -> BackedUp:
 
     Everything is checked before anything is written. Raises ConflictError, BackupError.
     """
+    settings = with_secrets(settings)
     manifest = _checked(folder, say)
+    if not manifest["keys"] and "vault" not in given_secrets(settings.secrets):
+        raise BackupError("the backup's keys are kept elsewhere: set MHS_SECRETS__… as it was there, then restore")
     wanted = "sqlite" if settings.sql_url.startswith("sqlite") else "postgresql"
     if manifest["database"] != wanted:
         raise BackupError(f"the backup is of {manifest['database']}, and MHS_DATABASE_URL here leads to {wanted}")
@@ -110,9 +120,10 @@ def restore(settings: Settings, folder: Path, say: Say) -> BackedUp:
     say("restoring the database")
     load(settings.sql_url, folder / "database")
     say("restoring the keys")
-    shutil.copytree(folder / "keys", settings.home / "keys", dirs_exist_ok=True)
-    (settings.home / "keys").chmod(0o700)
-    keys = load_keys(settings.home / "keys")
+    if (folder / "keys").is_dir():
+        shutil.copytree(folder / "keys", settings.home / "keys", dirs_exist_ok=True)
+        (settings.home / "keys").chmod(0o700)
+    keys = keys_of(settings)
     taken_at = datetime.fromisoformat(manifest["taken_at"])
     db = Database(settings.sql_url, Vault(keys.vault))
     try:

@@ -19,8 +19,9 @@ from typing import Final
 from mhs_ray.domain.errors import EngineError
 from mhs_ray.domain.settings import Settings, use_docker_host
 from mhs_ray.engines.docker import DEFAULT_HOST
-from mhs_ray.platform.keys import load_keys, write_private
+from mhs_ray.platform.keys import write_private
 from mhs_ray.platform.processes import alive, end
+from mhs_ray.platform.secrets import keys_of
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def _listens(host: str) -> bool:
 def start(settings: Settings) -> OwnDaemon:
     """Start a daemon that keeps its images in the home folder. Raises EngineError."""
     stop(settings)
-    folder = Path(f"/tmp/mhsd-{load_keys(settings.home / 'keys').platform}")  # noqa: S108 (sockets need a short path; 0700)
+    folder = Path(f"/tmp/mhsd-{keys_of(settings).platform}")  # noqa: S108 (sockets need a short path; 0700)
     folder.mkdir(mode=0o700, exist_ok=True)
     log_file = settings.home / "logs" / "dockerd.log"
     log_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

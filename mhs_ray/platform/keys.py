@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, TypeVar
 
 from filelock import FileLock
 
 from mhs_ray.store.sql.secrets import Vault
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +42,82 @@ def write_private(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def load_keys(folder: Path) -> Keys:
-    """Return the keys in `folder`, making those that are missing."""
+_FRESH: Final[Mapping[str, Callable[[], bytes]]] = {
+    "vault": Vault.new_key,
+    "tokens": lambda: f"k1:{secrets.token_hex(32)}".encode(),
+    "blobs": lambda: secrets.token_hex(32).encode(),
+    "registry-events": lambda: secrets.token_urlsafe(32).encode(),
+    "ray-token": lambda: secrets.token_hex(32).encode(),
+    "metrics-token": lambda: secrets.token_hex(32).encode(),
+    "platform": lambda: secrets.token_hex(4).encode(),
+    "client-id": lambda: f"mhs-{secrets.token_hex(8)}".encode(),
+    "client-secret": lambda: secrets.token_urlsafe(32).encode(),
+    "operator-id": lambda: f"mhs-{secrets.token_hex(8)}".encode(),
+    "operator-secret": lambda: secrets.token_urlsafe(32).encode(),
+}
+KEY_NAMES: Final = tuple(_FRESH)
+"""Of the files in ``keys``, and of the keys in a secret."""
+
+
+def fresh_key(name: str) -> bytes:
+    """Return a new key of this name."""
+    return _FRESH[name]()
+
+
+def load_keys(folder: Path, given: Mapping[str, str] | None = None) -> Keys:
+    """Return the keys in `folder`, making those that are missing. given: keys that come from elsewhere, by name.
+
+    Raises ValueError that names a key which is not of its form.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    elsewhere = given or {}
     with FileLock(folder / ".lock"):
 
-        def read(name: str, fresh: bytes) -> bytes:
+        def read(name: str) -> str:
+            if name in elsewhere and name != "ray-token":
+                return elsewhere[name].strip()
             path = folder / name
-            if not path.exists():
-                write_private(path, fresh + b"\n")
-            return path.read_bytes().strip()
+            if name in elsewhere:  # Ray itself reads this one from its file
+                if not path.exists() or path.read_text().strip() != elsewhere[name].strip():
+                    write_private(path, elsewhere[name].strip().encode() + b"\n")
+            elif not path.exists():
+                write_private(path, fresh_key(name) + b"\n")
+            return path.read_text().strip()
 
-        tokens = read("tokens", f"k1:{secrets.token_hex(32)}".encode()).decode()
         return Keys(
-            vault=tuple(read("vault", Vault.new_key()).split()),
-            tokens={kid: bytes.fromhex(key) for kid, _, key in (line.partition(":") for line in tokens.split())},
-            blobs=bytes.fromhex(read("blobs", secrets.token_hex(32).encode()).decode()),
-            registry_events=read("registry-events", secrets.token_urlsafe(32).encode()).decode(),
-            ray=read("ray-token", secrets.token_hex(32).encode()).decode(),
-            metrics=read("metrics-token", secrets.token_hex(32).encode()).decode(),
-            platform=read("platform", secrets.token_hex(4).encode()).decode(),
-            client_id=read("client-id", f"mhs-{secrets.token_hex(8)}".encode()).decode(),
-            client_secret=read("client-secret", secrets.token_urlsafe(32).encode()).decode(),
-            operator_id=read("operator-id", f"mhs-{secrets.token_hex(8)}".encode()).decode(),
-            operator_secret=read("operator-secret", secrets.token_urlsafe(32).encode()).decode(),
+            vault=tuple(key.encode() for key in _formed("vault", read("vault").split(), _vault_key)),
+            tokens=dict(_formed("tokens", read("tokens").split(), _token_key)),
+            blobs=_formed("blobs", [read("blobs")], bytes.fromhex)[0],
+            registry_events=read("registry-events"),
+            ray=read("ray-token"),
+            metrics=read("metrics-token"),
+            platform=read("platform"),
+            client_id=read("client-id"),
+            client_secret=read("client-secret"),
+            operator_id=read("operator-id"),
+            operator_secret=read("operator-secret"),
         )
+
+
+def _formed(name: str, texts: list[str], parse: Callable[[str], T]) -> list[T]:
+    """Parse each text; an error names the key and shows nothing of it."""
+    try:
+        found = [parse(text) for text in texts]
+    except ValueError:
+        raise ValueError(f"{name} cannot be read") from None
+    if not found:
+        raise ValueError(f"{name} is empty")
+    return found
+
+
+def _vault_key(text: str) -> str:
+    Vault((text.encode(),))
+    return text
+
+
+def _token_key(line: str) -> tuple[str, bytes]:
+    kid, _, text = line.partition(":")
+    key = bytes.fromhex(text)
+    if not kid or len(key) < 32:
+        raise ValueError
+    return kid, key

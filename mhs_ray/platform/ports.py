@@ -31,6 +31,9 @@ def choose_ports(settings: Settings) -> dict[str, int]:
         "haproxy-metrics": (0, False),
         "haproxy-stats": (0, False),
     }
+    if settings.cluster.ray_address is not None:  # that Ray has its own
+        for name in ("dashboard", "gcs", "dashboard-agent", "haproxy-metrics", "haproxy-stats"):
+            del wanted[name]
     remembered: dict[str, int] = {}
     with contextlib.suppress(FileNotFoundError, ValueError):
         remembered = json.loads((settings.home / "run" / "ports.json").read_text())

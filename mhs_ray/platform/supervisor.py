@@ -10,9 +10,11 @@ from urllib.parse import urlsplit
 
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.platform.endpoints import Endpoints
-from mhs_ray.platform.keys import Keys, load_keys
+from mhs_ray.platform.keys import Keys
 from mhs_ray.platform.logs import configure_logging
 from mhs_ray.platform.processes import Keeper, Service
+from mhs_ray.platform.secrets import keys_of
+from mhs_ray.registry.keys import RegistryKeys
 from mhs_ray.registry.server import RegistryServer
 from mhs_ray.services.policy import REGISTRY_ISSUER, REGISTRY_SERVICE, blob_server_config
 
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 def registry_server(home_keys: Keys, endpoints: Endpoints) -> RegistryServer:
     """Return the registry of this platform; its state lies in ``registry/`` of the home folder."""
     home = load_settings().home
+    RegistryKeys.load_or_create(home / "keys" / "registry")  # the registry does not start without its certificate
     return RegistryServer(
         home / "registry",
         int(endpoints.registry.rpartition(":")[2]),
@@ -31,13 +34,14 @@ def registry_server(home_keys: Keys, endpoints: Endpoints) -> RegistryServer:
         cert_path=home / "keys" / "registry" / "token.crt",
         notification_url=f"{endpoints.api_url}/registry/events",
         notification_secret=home_keys.registry_events,
+        host=endpoints.registry.rpartition(":")[0],
     )
 
 
 def services() -> list[Service]:
     """Return what runs beside Ray on this machine."""
     settings = load_settings()
-    keys, endpoints = load_keys(settings.home / "keys"), Endpoints.load(settings.home)
+    keys, endpoints = keys_of(settings), Endpoints.load(settings.home)
     logs = settings.home / "logs"
     logs.mkdir(exist_ok=True, mode=0o700)
     found: list[Service] = []

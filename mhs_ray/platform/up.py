@@ -1,4 +1,4 @@
-"""Starting and stopping the whole platform on one machine: Ray, Serve, registry, blob server."""
+"""Starting and stopping the platform: Ray (one of its own, or the head part on a cluster's), Serve, registry, blobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,9 +22,10 @@ from mhs_ray.domain.errors import ConflictError, MhsError
 from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.haproxy import haproxy_environment
-from mhs_ray.platform.keys import Keys, load_keys, write_private
+from mhs_ray.platform.keys import Keys, write_private
 from mhs_ray.platform.ports import choose_ports
 from mhs_ray.platform.processes import alive, end, end_all
+from mhs_ray.platform.secrets import keys_of
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ NODE_HEALTH: Final = {
 }
 """For the environment of Ray's head: a node that went silent is given up after 24 s; Ray's own values make it 65."""
 
-_MARK: Final = "RAY_MHS_TEMP"  # in the environment of every process that Ray starts
+MARK: Final = "RAY_MHS_TEMP"  # in the environment of every process that Ray starts
 Say = Callable[[str], None]
 
 
@@ -47,7 +48,10 @@ class StartError(MhsError):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What `up` started, as it is kept in ``run/platform.json``. pids: of the processes to end at `down`."""
+    """What `up` started, as it is kept in ``run/platform.json``. pids: of the processes to end at `down`.
+
+    temp_dir: of our own Ray; empty where the Ray is a cluster's, which we do not end.
+    """
 
     supervisor: int
     ray: tuple[int, ...]
@@ -77,33 +81,38 @@ def up(settings: Settings, say: Say) -> Endpoints:
         folder.chmod(0o711)
     with _only_one(settings.home):
         known = Running.load(settings.home)
-        if known is not None and _is_supervisor(known.supervisor) and _ray_pids(known.temp_dir):
+        if known is not None and _is_supervisor(known.supervisor) and (not known.temp_dir or ray_pids(known.temp_dir)):
             endpoints = Endpoints.load(settings.home)
             _wait_ready(settings, endpoints, say)
             return endpoints
         if known is not None:
             down(settings, say, locked=True)
-        return _start(settings, load_keys(settings.home / "keys"), say)
+        return _start(settings, keys_of(settings), say)
 
 
 def _start(settings: Settings, keys: Keys, say: Say) -> Endpoints:
+    joins = settings.cluster.ray_address
+    if joins is not None:
+        _fit_for_cluster(settings)
     ports = choose_ports(settings)
-    gcs = ports["gcs"]
+    here = settings.cluster.address
+    api_host = settings.api.host if joins is None or "host" in settings.api.model_fields_set else here
     endpoints = Endpoints(
-        api_url=f"http://{settings.api.host}:{ports['api']}",
-        blobs_url=f"http://127.0.0.1:{ports['blobs']}",
-        registry=f"127.0.0.1:{ports['registry']}",
-        ray_address=f"127.0.0.1:{gcs}",
-        dashboard_url=f"http://127.0.0.1:{ports['dashboard']}",
+        api_url=f"http://{api_host}:{ports['api']}",
+        blobs_url=f"http://{here}:{ports['blobs']}",
+        registry=f"{here}:{ports['registry']}",
+        ray_address=joins or f"127.0.0.1:{ports['gcs']}",
+        dashboard_url=f"http://127.0.0.1:{settings.cluster.dashboard_port if joins else ports['dashboard']}",
     )
     endpoints.save(settings.home)
     logs = settings.home / "logs"
     logs.mkdir(exist_ok=True, mode=0o700)
-    temp_dir = f"/tmp/mhs-{keys.platform}"  # noqa: S108  unix sockets need a short path
-    Path(temp_dir).mkdir(mode=0o700, exist_ok=True)
-    environment = ray_environment(settings, keys) | haproxy_environment(
-        Path(temp_dir) / "haproxy", ports["haproxy-metrics"], ports["haproxy-stats"]
-    )
+    temp_dir = ""
+    environment = ray_environment(settings.home, os.environ, joins=joins)
+    if joins is None:
+        temp_dir = f"/tmp/mhs-{keys.platform}"  # noqa: S108  unix sockets need a short path
+        Path(temp_dir).mkdir(mode=0o700, exist_ok=True)
+        environment |= haproxy_environment(Path(temp_dir) / "haproxy", ports["haproxy-metrics"], ports["haproxy-stats"])
     say("starting the registry and the blob server")
     with (logs / "supervisor.log").open("ab") as out:
         supervisor = subprocess.Popen(
@@ -112,9 +121,10 @@ def _start(settings: Settings, keys: Keys, say: Say) -> Endpoints:
         )  # fmt: skip
     Running(supervisor.pid, (), temp_dir).save(settings.home)
     try:
-        say("starting Ray")
-        _ray_start(settings, environment, temp_dir, ports)
-        Running(supervisor.pid, tuple(_ray_pids(temp_dir)), temp_dir).save(settings.home)
+        if joins is None:
+            say("starting Ray")
+            _ray_start(settings, environment, temp_dir, ports)
+            Running(supervisor.pid, tuple(ray_pids(temp_dir)), temp_dir).save(settings.home)
         say("starting the API")
         _python(environment, logs / "deploy.log", "-m", "mhs_ray.actors.deploy")
         _wait_ready(settings, endpoints, say)
@@ -124,21 +134,61 @@ def _start(settings: Settings, keys: Keys, say: Say) -> Endpoints:
     return endpoints
 
 
-def ray_environment(settings: Settings, keys: Keys) -> dict[str, str]:
-    """Return the environment of every process of the platform: Ray asks for a token and listens on loopback only."""
-    token = settings.home / "keys" / "ray-token"
-    return {
-        **os.environ,
-        "MHS_HOME": str(settings.home),
+def upgrade(settings: Settings, say: Say) -> Endpoints:
+    """Put this version's API, dispatcher and registrar in the place of the running ones; jobs go on meanwhile.
+
+    Ray itself, the registry and the blob server stay as they are. Raises StartError, ConflictError.
+    """
+    with _only_one(settings.home):
+        known = Running.load(settings.home)
+        if known is None or not _is_supervisor(known.supervisor) or (known.temp_dir and not ray_pids(known.temp_dir)):
+            raise ConflictError(f"no platform runs in {settings.home}: `mhs up` starts this version")
+        endpoints = Endpoints.load(settings.home)
+        environment = ray_environment(settings.home, os.environ, joins=settings.cluster.ray_address)
+        say("replacing the dispatcher, the registrar and the API")
+        _python(environment, settings.home / "logs" / "deploy.log", "-m", "mhs_ray.actors.deploy", "--upgrade")
+        _wait_ready(settings, endpoints, say)
+        return endpoints
+
+
+def _fit_for_cluster(settings: Settings) -> None:
+    """Raise ConflictError when nodes on other machines could not work with these settings."""
+    if settings.cluster.placement != "label":
+        raise ConflictError(
+            "MHS_CLUSTER__RAY_ADDRESS is set, so set MHS_CLUSTER__PLACEMENT=label too: jobs go by labels"
+        )
+    if settings.blobs.kind == "local" and settings.blobs.folder is None:
+        raise ConflictError(
+            "a cluster's nodes cannot see blobs in this machine's home: set MHS_BLOBS__KIND=s3, or MHS_BLOBS__FOLDER "
+            "to a folder that every node has mounted at the same path"
+        )
+
+
+def ray_environment(home: Path, own: Mapping[str, str], *, joins: str | None = None) -> dict[str, str]:
+    """Return the environment of every process of the platform: Ray asks for a token and listens on loopback only.
+
+    own: what it adds to. joins: address of a Ray that runs already; its token counts where `own` names it.
+    """
+    ray = {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_AUTH_TOKEN_PATH": str(home / "keys" / "ray-token"),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    if joins is not None:
+        if "RAY_AUTH_MODE" in own:
+            del ray["RAY_AUTH_MODE"], ray["RAY_AUTH_TOKEN_PATH"]
+        if not joins.startswith("127."):
+            del ray["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]
+    return {
+        **own,
+        **ray,
+        "MHS_HOME": str(home),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_preload_python_modules": "mhs_ray.actors.preload",
         "RAY_ENABLE_RECORD_ACTOR_TASK_LOGGING": "1",
-        **NODE_HEALTH,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
+        **{name: own.get(name, value) for name, value in NODE_HEALTH.items()},
+        "PATH": f"{Path(sys.executable).parent}:{own.get('PATH', os.defpath)}",
     }
 
 
@@ -150,16 +200,16 @@ def _ray_start(settings: Settings, environment: dict[str, str], temp_dir: str, p
         f"--dashboard-agent-listen-port={ports['dashboard-agent']}", f"--num-gpus={gpus}", f"--temp-dir={temp_dir}",
         "--disable-usage-stats", f"--num-cpus={max(4, os.cpu_count() or 1)}", "--object-store-memory=268435456",
     ]  # fmt: skip
-    told = environment | {_MARK: temp_dir}
+    told = environment | {MARK: temp_dir}
     done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode:
         raise StartError(f"Ray did not start: {(done.stderr or done.stdout).strip()[-2000:]}")
 
 
-def _python(environment: dict[str, str], log_file: Path, *arguments: str) -> None:
+def _python(environment: dict[str, str], log_file: Path, *arguments: str, within_s: float = 300) -> None:
     with log_file.open("wb") as out:
         done = subprocess.run(
-            [sys.executable, *arguments], env=environment, stdout=out, stderr=out, timeout=300, check=False
+            [sys.executable, *arguments], env=environment, stdout=out, stderr=out, timeout=within_s, check=False
         )
     if done.returncode:
         raise StartError(f"the API was not deployed; the end of {log_file}:\n{log_file.read_text()[-3000:]}")
@@ -191,28 +241,44 @@ def down(settings: Settings, say: Say, *, locked: bool = False) -> bool:
         known = Running.load(settings.home)
         if known is None:
             return False
-        say("stopping Ray")
-        _end_ray(known.temp_dir)
+        if known.temp_dir:
+            say("stopping Ray")
+            end_ray(known.temp_dir)
+        else:
+            _leave_cluster(settings, say)
         say("stopping the registry and the blob server")
         if _is_supervisor(known.supervisor):
             end(known.supervisor)
         remove_containers(settings)
-        shutil.rmtree(known.temp_dir, ignore_errors=True)
+        if known.temp_dir:
+            shutil.rmtree(known.temp_dir, ignore_errors=True)
         (settings.home / "run" / "platform.json").unlink(missing_ok=True)
         return True
 
 
-def _end_ray(temp_dir: str) -> None:
+def _leave_cluster(settings: Settings, say: Say) -> None:
+    """Take what is ours off a cluster's Ray, which goes on; one that does not answer has nothing of ours."""
+    say("taking the platform off the cluster")
+    environment = ray_environment(settings.home, os.environ, joins=settings.cluster.ray_address)
+    try:
+        _python(
+            environment, settings.home / "logs" / "undeploy.log", "-m", "mhs_ray.actors.deploy", "--undo", within_s=60
+        )
+    except (StartError, subprocess.TimeoutExpired) as error:
+        log.warning("the cluster's Ray could not be asked to end the platform's actors: %s", error)
+
+
+def end_ray(temp_dir: str) -> None:
     """End every process of the Ray that lives in `temp_dir`; by what they say of themselves, for ids are used again."""
     parents_first = ("raylet/raylet", "dashboard/dashboard.py")  # they start again what is ended below them
     for _ in range(_END_ROUNDS):
-        pids = _ray_pids(temp_dir)
+        pids = ray_pids(temp_dir)
         if not pids:
             return
         parents = [p for p in pids if any(name in _command(p) for name in parents_first)]
         end_all(parents, grace_s=5)
         end_all(pids, grace_s=5)
-    log.warning("processes of Ray do not end: %s", _ray_pids(temp_dir))
+    log.warning("processes of Ray do not end: %s", ray_pids(temp_dir))
 
 
 def _is_supervisor(pid: int) -> bool:
@@ -226,13 +292,13 @@ def remove_containers(settings: Settings) -> None:
     from mhs_ray.engines.select import pick_engine
     from mhs_ray.sandbox.scratch import sweep
 
-    platform = load_keys(settings.home / "keys").platform
+    platform = keys_of(settings).platform
     try:
         engine = pick_engine(settings.engine, docker_host=settings.docker_host)
         reap(engine, f"{labels.PLATFORM}={platform}", keep=lambda _container: False)
     except MhsError as error:
         log.warning("containers could not be looked for: %s", error)
-    for name in ("sandboxes", "work"):
+    for name in ("sandboxes", "work", "warm"):
         if (settings.node_dir / name).is_dir():
             sweep(settings.node_dir / name, ())
 
@@ -247,16 +313,17 @@ def platform_pids(settings: Settings) -> list[int]:
         if entry.name.isdigit():
             with contextlib.suppress(OSError, IndexError):
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    found = {known.supervisor, *known.ray, *_ray_pids(known.temp_dir)} & parents.keys()
+    ray = ray_pids(known.temp_dir) if known.temp_dir else []
+    found = {known.supervisor, *known.ray, *ray} & parents.keys()
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
     return sorted(found)
 
 
-def _ray_pids(temp_dir: str) -> list[int]:
+def ray_pids(temp_dir: str) -> list[int]:
     """Return the processes of the Ray that lives in `temp_dir`: they name it on their command line or were told it."""
     found = []
-    mark = f"\0{_MARK}={temp_dir}\0".encode()
+    mark = f"\0{MARK}={temp_dir}\0".encode()
     for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
         # What names no folder on its command line has inherited its environment.
         if pid != os.getpid() and (temp_dir in _command(pid) or mark in _environment(pid)):

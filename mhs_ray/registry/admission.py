@@ -59,10 +59,7 @@ def admit(source: ImageSource, digest: str, limits: AdmissionLimits, scanner: Sc
     image = parse_manifest(manifest.body, limits.layers, limits.allow_zstd)
     size = image.config.size + sum(layer.size for layer in image.layers)
     if size > limits.compressed:
-        raise AdmissionError(
-            f"the image is {_gb(size)} compressed; at most {_gb(limits.compressed)} are taken",
-            "Use a smaller base image, or leave out caches, data sets and training code",
-        )
+        raise too_large(size, limits)
     config = parse_config(_read_config(source, image.config), len(image.layers))
     with ExitStack() as stack:
         layout = None
@@ -76,6 +73,22 @@ def admit(source: ImageSource, digest: str, limits: AdmissionLimits, scanner: Sc
             write_layout(layout, manifest, [d.digest.partition(":")[2] for d in (image.config, *image.layers)])
             scanner.scan(layout)
     return Admission(manifest.digest, size, _details(digest, manifest, size, image.layers, config, reading))
+
+
+def too_large(size: int, limits: AdmissionLimits) -> AdmissionError:
+    """Return the refusal of an image of `size` compressed bytes."""
+    return AdmissionError(
+        f"the image is {_gb(size)} compressed; at most {_gb(limits.compressed)} are taken",
+        "Use a smaller base image, or leave out caches, data sets and training code",
+    )
+
+
+def too_dense(limits: AdmissionLimits) -> AdmissionError:
+    """Return the refusal of a layer that unpacks to far more than it is."""
+    return AdmissionError(
+        f"it unpacks to more than {limits.ratio} times its size, as a decompression bomb does",
+        "Leave out large files of zeros; make them when the model starts",
+    )
 
 
 def _get_manifest(source: ImageSource, digest: str) -> Manifest:
@@ -145,10 +158,7 @@ class _Reading:
                     "Leave out what the model does not need",
                 )
             if unpacked > limits.ratio_from and unpacked > limits.ratio * max(layer.size, 1):
-                raise AdmissionError(
-                    f"it unpacks to more than {limits.ratio} times its size, as a decompression bomb does",
-                    "Leave out large files of zeros; make them when the model starts",
-                )
+                raise too_dense(limits)
 
         def take_plain(piece: bytes) -> None:
             nonlocal plain_size

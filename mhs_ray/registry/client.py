@@ -36,13 +36,18 @@ class Manifest:
 class DistributionClient:
     """Talks to one registry. Every method raises RegistryError when it cannot be reached or refuses.
 
-    address: ``host:port``. issue: makes a bearer token for the access that one call needs.
+    address: ``host:port``. issue: makes what the registry asks for in `scheme` for the access that one call needs.
     """
 
     def __init__(
-        self, address: str, issue: Callable[[Sequence[Access]], str], timeout_s: float = 60, tls: bool = False
+        self,
+        address: str,
+        issue: Callable[[Sequence[Access]], str],
+        timeout_s: float = 60,
+        tls: bool = False,
+        scheme: str = "Bearer",
     ) -> None:
-        self.address, self._issue = address, issue
+        self.address, self._issue, self._scheme = address, issue, scheme
         scheme = "https" if tls else "http"
         self._http = httpx.Client(base_url=f"{scheme}://{address}", timeout=timeout_s, trust_env=False)
 
@@ -81,8 +86,8 @@ class DistributionClient:
 
     @contextmanager
     def blob(self, repository: str, digest: str) -> Iterator[Iterator[bytes]]:
-        """Open a blob as pieces of at most 256 KiB; not verified here."""
-        with self._stream("GET", repository, f"blobs/{digest}") as answer:
+        """Open a blob as pieces of at most 256 KiB; not verified here. It may lie elsewhere, as ECR's do in S3."""
+        with self._stream("GET", repository, f"blobs/{digest}", elsewhere=True) as answer:
             yield self._pieces(answer, repository)
 
     def tags(self, repository: str) -> list[str]:
@@ -97,6 +102,32 @@ class DistributionClient:
         answer = self._call("POST", repository, "blobs/uploads/", access=access, params=params)
         if answer.status_code != 201:  # 202: an upload was opened instead, since the source has no such blob
             raise RegistryError(f"{self._name(source)} has no blob {digest}, so it cannot be promoted")
+
+    def copy_blob(self, repository: str, digest: str, source: str) -> None:
+        """Make a blob of repository `source` one of `repository`; its bytes go through here if it cannot be mounted."""
+        access = (Access(repository, ("pull", "push")), Access(source, ("pull",)))
+        there = self._call("HEAD", repository, f"blobs/{digest}", access=access, missing_ok=True)
+        if there.status_code == 200:
+            return
+        params = {"mount": digest, "from": source}
+        answer = self._call("POST", repository, "blobs/uploads/", access=access, params=params)
+        if answer.status_code == 201:
+            return
+        where = httpx.URL(str(answer.request.url)).join(answer.headers.get("location", ""))
+        if where.host != answer.request.url.host:
+            raise RegistryError(f"{self._name(repository)} wants the upload at another host, {where.host}")
+        with self.blob(source, digest) as pieces:
+            sent = self._upload("PATCH", where, repository, access, content=pieces)
+        end = where.join(sent.headers.get("location", str(where))).copy_merge_params({"digest": digest})
+        self._upload("PUT", end, repository, access)
+
+    def _upload(self, method: str, where: httpx.URL, repository: str, access: Sequence[Access], **more: Any) -> Any:
+        headers = self._headers(repository, access, ()) | {"Content-Type": "application/octet-stream"}
+        try:
+            answer = self._http.request(method, where, headers=headers, **more)
+        except httpx.HTTPError as error:
+            raise self._unreachable(repository, error) from error
+        return self._checked(answer, repository, missing_ok=False)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest) -> None:
         """Store the very bytes under a tag; the registry must answer with their digest."""
@@ -117,7 +148,7 @@ class DistributionClient:
 
     def _headers(self, repository: str, access: Sequence[Access] | None, accept: Sequence[str]) -> dict[str, str]:
         token = self._issue(access or (Access(repository, ("pull",)),))
-        headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
+        headers = {"Authorization": f"{self._scheme} {token}", "Accept-Encoding": "identity"}
         if accept:
             headers["Accept"] = ", ".join(accept)
         return headers
@@ -135,11 +166,14 @@ class DistributionClient:
 
     @contextmanager
     def _stream(
-        self, method: str, repository: str, path: str, accept: Sequence[str] = (), missing_ok: bool = False
-    ) -> Iterator[httpx.Response]:
+        self, method: str, repository: str, path: str, accept: Sequence[str] = (), missing_ok: bool = False,
+        elsewhere: bool = False,
+    ) -> Iterator[httpx.Response]:  # fmt: skip
         headers = self._headers(repository, None, accept)
+        url = f"/v2/{repository}/{path}"
         try:
-            with self._http.stream(method, f"/v2/{repository}/{path}", headers=headers) as answer:
+            # httpx keeps the token to itself when it is sent on to another host.
+            with self._http.stream(method, url, headers=headers, follow_redirects=elsewhere) as answer:
                 if answer.is_error:
                     answer.read()
                 yield self._checked(answer, repository, missing_ok)
@@ -158,7 +192,12 @@ class DistributionClient:
         raise RegistryError(f"{self._name(repository)} answered {answer.status_code}: {_reason(answer)}")
 
     def _unreachable(self, repository: str, error: httpx.HTTPError) -> RegistryError:
-        return RegistryError(f"{self._name(repository)} cannot be reached: {type(error).__name__}: {error}")
+        return RegistryError(f"{self._name(repository)} cannot be reached: {_why(error)}")
+
+
+def _why(error: httpx.HTTPError) -> str:
+    # The text of some errors holds a URL, whose query may be a signature.
+    return f"{type(error).__name__}: {error}".partition("?")[0]
 
 
 def _reason(answer: httpx.Response) -> str:

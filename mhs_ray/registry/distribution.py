@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from datetime import datetime
 
-from mhs_ray.domain.errors import RegistryError
 from mhs_ray.domain.models import ImageRef
 from mhs_ray.ports import Admission, PushAccess, RegistryCredential
 from mhs_ray.registry.admission import AdmissionLimits, admit
-from mhs_ray.registry.client import DistributionClient, Manifest
-from mhs_ray.registry.manifests import parse_manifest
+from mhs_ray.registry.client import DistributionClient
+from mhs_ray.registry.promotion import RepositorySource, promote_manifest
 from mhs_ray.registry.scanner import Scanner
 from mhs_ray.registry.tokens import USERNAME, Access, RegistryTokens, quarantine_repository, trusted_repository
 
@@ -56,26 +54,14 @@ class DistributionRegistry:
 
     def admit(self, image_id: int, digest: str) -> Admission:
         """Check a quarantined image whole."""
-        source = _QuarantineSource(self._client, quarantine_repository(image_id))
+        source = RepositorySource(self._client, quarantine_repository(image_id))
         return admit(source, digest, self._limits, self._scanner)
 
     def promote(self, image_id: int, digest: str, number: int) -> ImageRef:
-        """Mount every blob of an admitted image into the trusted repository, then put the same manifest bytes there.
-
-        The manifest comes last: whatever dies on the way, a version is there whole or not at all. The tag is for
-        people; jobs run by digest, which no later promotion changes.
-        """
+        """Mount every blob of an admitted image into the trusted repository, then put the same manifest bytes there."""
         source, target = quarantine_repository(image_id), trusted_repository(image_id)
+        promote_manifest(self._client, source, target, digest, f"v{number}", self._limits, self._client.mount_blob)
         ref = ImageRef(self.address, target, digest)
-        manifest = self._client.manifest(source, digest)
-        if manifest is None:
-            raise RegistryError(f"{source}@{digest} is gone from quarantine, so it cannot be promoted; push it again")
-        image = parse_manifest(manifest.body, self._limits.layers, self._limits.allow_zstd)
-        for blob in dict.fromkeys(d.digest for d in (image.config, *image.layers)):
-            self._client.mount_blob(target, blob, source)
-        self._client.put_manifest(target, f"v{number}", manifest)
-        if self._client.head_manifest(target, digest) != digest:
-            raise RegistryError(f"{ref} cannot be found right after its promotion")
         log.info("promoted %s as v%d", ref, number)
         return ref
 
@@ -97,14 +83,3 @@ class DistributionRegistry:
 
     def _token(self, access: Sequence[Access]) -> str:
         return self._tokens.issue("platform", access)
-
-
-class _QuarantineSource:
-    def __init__(self, client: DistributionClient, repository: str) -> None:
-        self._client, self._repository = client, repository
-
-    def manifest(self, digest: str) -> Manifest | None:
-        return self._client.manifest(self._repository, digest)
-
-    def blob(self, digest: str) -> AbstractContextManager[Iterator[bytes]]:
-        return self._client.blob(self._repository, digest)

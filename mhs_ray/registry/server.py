@@ -47,16 +47,17 @@ class RegistryServer:
         notification_url: str,
         notification_secret: str,
         binary: str = BINARY,
+        host: str = "127.0.0.1",
     ) -> None:
         self.root, self.port, self.realm_url, self.issuer, self.service = root, port, realm_url, issuer, service
-        self._cert_path, self._binary = cert_path, binary
+        self._cert_path, self._binary, self._host = cert_path, binary, host
         self._notification_url, self._notification_secret = notification_url, notification_secret
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
         """Return ``host:port`` as image references name it."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self._host}:{self.port}"
 
     @property
     def config_path(self) -> Path:

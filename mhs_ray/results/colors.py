@@ -9,7 +9,7 @@ from PIL import ImageColor
 
 Rgb: TypeAlias = tuple[int, int, int]
 
-_KNOWN: Final[dict[str, Rgb]] = {"tumor": (255, 0, 0), "mitosis": (230, 0, 120), "positive": (200, 60, 0)}
+_KNOWN: Final[dict[str, Rgb]] = {"tumor": (255, 0, 0), "mitosis": (0, 60, 220), "positive": (200, 60, 0)}
 _PALETTE: Final[tuple[Rgb, ...]] = (
     # Okabe–Ito without black and yellow (lost on glass), and dark tones: told apart on pink and violet tissue
     (0, 114, 178), (0, 158, 115), (213, 94, 0), (86, 180, 233), (230, 159, 0), (0, 0, 160), (0, 100, 0),

@@ -15,10 +15,12 @@ from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 from mhs_ray.auth.clients import ClientVerifier, hash_secret
 from mhs_ray.auth.oidc import Outsiders
 from mhs_ray.auth.tokens import Tokens
+from mhs_ray.domain.errors import Fault, InvalidInputError
 from mhs_ray.domain.models import Role
-from mhs_ray.domain.settings import Settings
+from mhs_ray.domain.settings import RegistrySettings, Settings
 from mhs_ray.platform.endpoints import Endpoints
-from mhs_ray.platform.keys import Keys, load_keys
+from mhs_ray.platform.keys import Keys
+from mhs_ray.platform.secrets import keys_of, with_secrets
 from mhs_ray.ports import BlobStore, ImageRegistry
 from mhs_ray.registry.admission import AdmissionLimits
 from mhs_ray.registry.distribution import DistributionRegistry
@@ -28,6 +30,8 @@ from mhs_ray.registry.tokens import RegistryTokens
 from mhs_ray.results.outbox import Pace
 from mhs_ray.results.techcyte import TechcyteHttp
 from mhs_ray.services.access import AccessService
+from mhs_ray.services.cohort_check import SlideCheck
+from mhs_ray.services.cohorts import CohortService
 from mhs_ray.services.containers import AlgorithmService, ContainerService
 from mhs_ray.services.delivery import Courier, DeliveryService, OnTry
 from mhs_ray.services.gateway import GatewayService
@@ -36,8 +40,10 @@ from mhs_ray.services.jobs import JobService
 from mhs_ray.services.policy import REGISTRY_ISSUER, REGISTRY_SERVICE, open_blobs, url_policy
 from mhs_ray.services.room import Room
 from mhs_ray.services.scans import ScanService
+from mhs_ray.store.blobs.s3_slides import S3Slides
 from mhs_ray.store.sql.audit import Audit
 from mhs_ray.store.sql.clients import Clients
+from mhs_ray.store.sql.cohorts import Cohorts
 from mhs_ray.store.sql.companies import Companies
 from mhs_ray.store.sql.containers import Algorithms, Containers
 from mhs_ray.store.sql.database import Database
@@ -77,6 +83,7 @@ class Core:
     gateway: GatewayService
     deliveries: DeliveryService
     room: Room
+    cohorts: CohortService
     companies: Companies
     audit: Audit
     access: AccessService
@@ -95,14 +102,14 @@ def _first_clients(clients: Clients, keys: Keys) -> None:
 
 def open_database(settings: Settings, keys: Keys) -> Database:
     """Return the database, its schema up to date."""
-    db = Database(settings.sql_url, Vault(keys.vault))
+    db = Database(with_secrets(settings).sql_url, Vault(keys.vault))
     db.migrate()
     return db
 
 
 def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None] = lambda: None) -> Core:
     """Build the services. wake: tells the dispatcher that there is something to do."""
-    keys = load_keys(settings.home / "keys")
+    keys = keys_of(settings)
     db = open_database(settings, keys)
     clients = Clients(db)
     _first_clients(clients, keys)
@@ -115,12 +122,11 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
         REGISTRY_SERVICE,
         may_push=images.owned,
     )
-    registry = DistributionRegistry(
-        endpoints.registry,
-        registry_tokens,
-        AdmissionLimits(compressed=settings.registry.max_image),
-        Scanner(settings.registry.scanner) if settings.registry.scanner else None,
-    )
+    registry = open_registry(settings.registry, endpoints.registry, registry_tokens)
+    algorithms = AlgorithmService(Algorithms(db))
+    s3 = S3Slides(settings.slides.s3_buckets, settings.blobs.endpoint_url, settings.blobs.region)
+    scans = ScanService(Scans(db), blobs, url_policy(settings, endpoints), s3)
+    job_service = JobService(jobs, results, blobs, wake)
     return Core(
         settings=settings,
         endpoints=endpoints,
@@ -134,10 +140,10 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
         registry_tokens=registry_tokens,
         images=ImageService(images, registry, settings.registry.credential_life),
         containers=ContainerService(Containers(db), images, settings.jobs.max_time_limit),
-        algorithms=AlgorithmService(Algorithms(db)),
-        scans=ScanService(Scans(db), blobs, url_policy(settings, endpoints)),
+        algorithms=algorithms,
+        scans=scans,
         tasks=Tasks(db, delivers=settings.techcyte.url is not None),
-        jobs=JobService(jobs, results, blobs, wake),
+        jobs=job_service,
         gateway=GatewayService(results, blobs, wake),
         deliveries=DeliveryService(Deliveries(db), wake),
         room=Room(settings.home, blobs, settings.blobs),
@@ -145,7 +151,37 @@ def build_core(settings: Settings, endpoints: Endpoints, wake: Callable[[], None
         audit=audit,
         access=AccessService(clients, companies, audit, verifier),
         outsiders=Outsiders(settings.auth.issuers, clients, companies),
-    )
+        cohorts=CohortService(
+            Cohorts(db), db, algorithms, scans, job_service, SlideCheck(url_policy(settings, endpoints), s3, scans),
+            settings.cohorts, settings.host, wake,
+        ),
+    )  # fmt: skip
+
+
+def open_registry(settings: RegistrySettings, here: str, tokens: RegistryTokens) -> ImageRegistry:
+    """Return the registry that the settings name. here: the address of this machine's own."""
+    limits = AdmissionLimits(compressed=settings.max_image)
+    scanner = Scanner(settings.scanner) if settings.scanner else None
+    if settings.kind == "distribution":
+        tls = settings.tls and settings.address is not None
+        return DistributionRegistry(settings.address or here, tokens, limits, scanner, tls=tls)
+    if settings.address is None or settings.role is None:
+        raise InvalidInputError(
+            [
+                Fault(f"MHS_REGISTRY__{name}", f"is needed with MHS_REGISTRY__KIND=ecr: {what}")
+                for name, value, what in (
+                    ("ADDRESS", settings.address, "ACCOUNT.dkr.ecr.REGION.amazonaws.com"),
+                    ("ROLE", settings.role, "the ARN of the role that pushes and pulls are cut from"),
+                )
+                if value is None
+            ]
+        )
+    from mhs_ray.registry.ecr import EcrRegistry  # boto3 takes long to import
+
+    return EcrRegistry(
+        settings.address, settings.role, prefix=settings.prefix, limits=limits, scanner=scanner,
+        max_severity=settings.max_severity, tls=settings.tls,
+    )  # fmt: skip
 
 
 def build_courier(core: Core, on_try: OnTry = lambda *_: None) -> Courier | None:

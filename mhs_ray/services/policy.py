@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from secrets import token_bytes
 from urllib.parse import urlsplit
 
 from mhs_ray.domain.settings import Settings
@@ -23,22 +24,23 @@ def url_policy(settings: Settings, endpoints: Endpoints) -> UrlPolicy:
     single = settings.cluster.placement == "single"
     return UrlPolicy(
         allow_private=settings.slides.allow_private,
-        allow_hosts=frozenset({own, *settings.slides.allow_hosts}),
+        allow_hosts=frozenset({own, *settings.slides.allow_hosts} - {""}),
         file_roots=settings.slides.path_roots or ((Path("/"),) if single else ()),
     )
 
 
-def open_blobs(settings: Settings, endpoints: Endpoints, keys: Keys) -> BlobStore:
-    """Return the blob store that the settings name."""
+def open_blobs(settings: Settings, endpoints: Endpoints, keys: Keys | None) -> BlobStore:
+    """Return the blob store that the settings name. keys: None on a cluster's node, which signs no URL."""
     if settings.blobs.kind == "local":
         limits = LocalLimits(quota_bytes=settings.blobs.quota, min_free_bytes=settings.blobs.min_free)
-        return LocalBlobs(settings.home / "blobs", endpoints.blobs_url, keys.blobs, limits)
+        return LocalBlobs(settings.blobs_dir, endpoints.blobs_url, keys.blobs if keys else token_bytes(32), limits)
     from mhs_ray.store.blobs.s3 import S3Blobs  # boto3 takes long to import
 
     return S3Blobs.connect(
         settings.blobs.bucket,
         prefix=settings.blobs.prefix,
         endpoint=settings.blobs.endpoint_url,
+        presign_endpoint=settings.blobs.public_endpoint_url,
         region=settings.blobs.region,
     )
 
@@ -59,7 +61,8 @@ def blob_server_config(settings: Settings, keys: Keys, port: int, api_url: str |
     api_url: whose pages upload to it straight from the browser.
     """
     return ServerConfig(
-        root=settings.home / "blobs",
+        root=settings.blobs_dir,
+        host=settings.cluster.address,
         port=port,
         keys={"1": keys.blobs.hex()},
         current_key="1",

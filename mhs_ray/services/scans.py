@@ -13,11 +13,13 @@ from mhs_ray.domain.errors import ConflictError, InvalidInputError, SlideError
 from mhs_ray.domain.models import Principal, Scan, ScanStatus
 from mhs_ray.ports import BlobStore
 from mhs_ray.services.names import clean_name
+from mhs_ray.slides.cache import SlideSource
 from mhs_ray.slides.check import check_slide_isolated
 from mhs_ray.slides.fetch import FetchLimits, revalidate
 from mhs_ray.slides.reader import SlideFacts
 from mhs_ray.slides.url_guard import UrlPolicy
 from mhs_ray.store.blobs.local import LocalBlobs
+from mhs_ray.store.blobs.s3_slides import S3Slides
 from mhs_ray.store.sql.scans import Scans
 
 UPLOAD_LIFE: Final = timedelta(hours=12)
@@ -27,10 +29,11 @@ JOB_URL_LIFE: Final = timedelta(hours=12)
 class ScanService:
     """policy: which URLs, and which local paths, may be registered."""
 
-    def __init__(self, scans: Scans, blobs: BlobStore, policy: UrlPolicy) -> None:
+    def __init__(self, scans: Scans, blobs: BlobStore, policy: UrlPolicy, s3: S3Slides | None = None) -> None:
         self.scans = scans
         self._blobs = blobs
         self._policy = policy
+        self._s3 = s3
 
     def begin_upload(
         self, who: Principal, filename: str, name: str | None, number: int | None
@@ -123,7 +126,9 @@ class ScanService:
             identity = f"{location['key']} {stored.etag}" if stored else None
             return (self._blobs.sign(location["key"], "GET", JOB_URL_LIFE, location["filename"]),), identity
         if "path" in location:
-            return (Path(location["path"]).as_uri(),), None
+            return SlideSource.of_path(Path(location["path"])).urls, None
+        if "s3" in location and self._s3 is not None:
+            return (self._s3.sign(location["s3"], JOB_URL_LIFE),), None
         return tuple(location["urls"]), None
 
     def local_copy(self, scan_id: int) -> Path | None:

@@ -18,9 +18,9 @@ from mhs_ray.services.scans import ScanService
 from mhs_ray.slides.cache import SlideCache, SlideSource
 from mhs_ray.slides.deepzoom import encode, read_tile
 from mhs_ray.slides.geometry import PixelSize
-from mhs_ray.slides.open import open_slide
-from mhs_ray.slides.reader import SlideFacts, SlideReader
+from mhs_ray.slides.reader import SlideFacts
 from mhs_ray.slides.thumbnail import thumbnail
+from mhs_ray.slides.tile_reader import TileReader, open_tile_reader
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class _Open:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()  # held while it is opened, which may mean a download
-        self.reader: SlideReader | None = None
+        self.reader: TileReader | None = None
         self.stack = ExitStack()
         self.users = 0
         self.dropped = False
@@ -49,7 +49,7 @@ class SlidePool:
         self._open: OrderedDict[int, _Open] = OrderedDict()
 
     @contextmanager
-    def get(self, key: int, open_it: Callable[[ExitStack], SlideReader]) -> Iterator[SlideReader]:
+    def get(self, key: int, open_it: Callable[[ExitStack], TileReader]) -> Iterator[TileReader]:
         """Yield the slide of `key`, opened by `open_it` if it is not; what that puts on the stack ends with it."""
         with self._lock:
             entry = self._open.setdefault(key, _Open())
@@ -107,13 +107,13 @@ class SlideViews:
         """Return what is known of the opened slide; the first call may fetch it. Raises SlideError, ConflictError."""
         scan = self._usable(who, scan_id)
         with self._pool.get(scan.id, partial(self._open, scan)) as reader:
-            return reader.facts()
+            return reader.facts
 
     def tile(self, who: Principal, scan_id: int, level: int, column: int, row: int) -> bytes:
         """Return a deep-zoom tile as JPEG. Raises SlideError for one that is not there."""
         scan = self._usable(who, scan_id)
         with self._pool.get(scan.id, partial(self._open, scan)) as reader:
-            return encode(read_tile(reader, level, column, row))
+            return encode(read_tile(reader.slide, level, column, row, reader.tiles))
 
     def thumbnail(self, who: Principal, scan_id: int) -> bytes | None:
         """Return a small JPEG, made once and kept; None where that would mean to fetch the slide first."""
@@ -127,7 +127,7 @@ class SlideViews:
         if self._scans.local_copy(scan.id) is None:
             return None
         with self._pool.get(scan.id, partial(self._open, scan)) as reader:
-            data = encode(thumbnail(reader, _THUMBNAIL, max_source_pixels=_MAX_THUMBNAIL_SOURCE))
+            data = encode(thumbnail(reader.slide, _THUMBNAIL, max_source_pixels=_MAX_THUMBNAIL_SOURCE))
         try:
             self._blobs.put(key, data)
         except BlobError as error:  # a full store only costs the next one a moment
@@ -144,13 +144,13 @@ class SlideViews:
             raise ConflictError(f"scan {scan_id} cannot be shown: it is {scan.status}")
         return scan
 
-    def _open(self, scan: Scan, stack: ExitStack) -> SlideReader:
+    def _open(self, scan: Scan, stack: ExitStack) -> TileReader:
         path = self._scans.local_copy(scan.id)
         if path is None:
             path = self._fetched(scan, stack)
         elif not path.exists():
             raise SlideError("not-found", f"the file of scan {scan.id} ({scan.name}) is not there any more")
-        return stack.enter_context(open_slide(path))
+        return stack.enter_context(open_tile_reader(path))
 
     def _fetched(self, scan: Scan, stack: ExitStack) -> Path:
         with self._lock:

@@ -41,6 +41,11 @@ def sniff(path: Path) -> Kind:
     head = _head(path)
     if not head:
         raise SlideError("not-a-slide", f"{path.name} is empty")
+    return kind_of(head)
+
+
+def kind_of(head: bytes) -> Kind:
+    """Return what a file is whose first 132 bytes are `head`."""
     if head[:4] in _TIFF:
         return Kind.TIFF
     if head[128:132] == b"DICM":
@@ -52,7 +57,12 @@ def sniff(path: Path) -> Kind:
 
 def describe(path: Path) -> str:
     """Return what a file that is no slide looks like, for an error message."""
-    head = _head(path).lstrip()
+    return describe_bytes(_head(path))
+
+
+def describe_bytes(head: bytes) -> str:
+    """`describe` of a file's first bytes."""
+    head = head.lstrip()
     for magic, words in _KNOWN:
         if head.startswith(magic):
             return words

@@ -45,8 +45,16 @@ class PlatformMetrics:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._tally = Tally(Attempts(core.db).ended)
+        self._tally = Tally(Attempts(core.db))
         self._lock = threading.Lock()
+
+    def prime(self) -> None:
+        """Sum up the day so far, so that the first scrape need not: of a million attempts that takes seconds."""
+        with self._lock:
+            try:
+                self._tally.advance(datetime.now(UTC))
+            except SQLAlchemyError as error:
+                log.warning("metrics: the day so far is summed up later: %s", type(error).__name__)
 
     def render(self, parts: Mapping[str, str], nodes: Sequence[Mapping[str, Any]] | None) -> bytes:
         """Return the exposition. parts: name → ``ok`` or what is wrong; nodes: None when Ray does not answer."""
@@ -138,7 +146,8 @@ def _nodes(nodes: Sequence[Mapping[str, Any]]) -> Metric:
     return _gauge("mhs_nodes", "Nodes that Ray knows", ("instance_type", "state"), counts)
 
 
-def _gauge(name: str, words: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> Metric:
+def _gauge(name: str, words: str, labels: Sequence[str], values: Mapping[Any, float]) -> Metric:
+    """Return a family. values: label values (a tuple) → value."""
     family = GaugeMetricFamily(name, words, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)

@@ -91,7 +91,7 @@ class SpanMaker:
     def job(self, story: JobStory) -> list[ReadableSpan]:
         """Return the spans of an ended job itself."""
         end = story.ended_at or story.created_at
-        attributes = {
+        attributes: dict[str, str | int | bool] = {
             "mhs.job.id": story.job_id,
             "mhs.instance_type": story.instance_type,
             "mhs.outcome": story.outcome,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import Metric
 from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.domain.instances import INSTANCE_TYPES
 from mhs_ray.domain.states import JobEvent
-from mhs_ray.store.sql.attempts import EndedAttempt
+from mhs_ray.store.sql.attempts import EndedAttempt, Totals
 
 OUTCOMES: Final = tuple(
     str(e) for e in (JobEvent.SUCCEEDED, JobEvent.FAILED, JobEvent.TIMED_OUT, JobEvent.CANCELLED, JobEvent.RETRIED)
@@ -40,15 +40,26 @@ def bounded(instance_type: str) -> str:
     return instance_type if instance_type in INSTANCE_TYPES else OTHER
 
 
+class Ended(Protocol):
+    """Where ended attempts are read."""
+
+    def totals(self, since: datetime, until: datetime, bounds: Sequence[float]) -> Totals:
+        """Sum up those that ended in [since, until)."""
+
+    def ended(self, since: datetime) -> Iterable[EndedAttempt]:
+        """Return those that ended since then."""
+
+
 class Tally:
-    """Not safe between threads. ended: reads the attempts that ended since a moment."""
+    """Not safe between threads. Of a day that has begun before it, the sums are the database's; then it reads rows."""
 
-    def __init__(self, ended: Callable[[datetime], Iterable[EndedAttempt]]) -> None:
-        self._ended = ended
-        self._begin(datetime.min.replace(tzinfo=UTC))
+    def __init__(self, attempts: Ended) -> None:
+        self._attempts = attempts
+        self._clear()
+        self._day: datetime | None = None
+        self._since = datetime.min.replace(tzinfo=UTC)
 
-    def _begin(self, day: datetime) -> None:
-        self._day, self._seen_to = day, day
+    def _clear(self) -> None:
         self._recent: set[int] = set()  # counted, and young enough to be read again
         self._outcomes: Counter[tuple[str, str]] = Counter()
         self._failures: Counter[tuple[str, str]] = Counter()
@@ -59,13 +70,25 @@ class Tally:
         """Count what ended since the last call."""
         day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         if day != self._day:
-            self._begin(day)
+            until = max(day, now - _LATE)
+            totals = self._attempts.totals(day, until, _BOUNDS)
+            self._clear()
+            self._add(totals)
+            self._day, self._since = day, until
         recent = set()
-        for row in self._ended(max(day, self._seen_to - _LATE)):
+        for row in self._attempts.ended(self._since):
             recent.add(row.id)
             if row.id not in self._recent:
                 self._count(row)
-        self._recent, self._seen_to = recent, now
+        self._recent, self._since = recent, max(self._since, now - _LATE)
+
+    def _add(self, totals: Totals) -> None:
+        for (kind, outcome), count in totals.outcomes.items():
+            self._outcomes[bounded(kind), outcome] += count
+        self._failures.update(totals.failures)
+        self._cache.update({"hit" if cached else "miss": count for cached, count in totals.cached.items()})
+        for (phase, kind, bound), (count, seconds) in totals.seconds.items():
+            self._seconds[phase].setdefault(bounded(kind), _Histogram()).add_many(bound, count, seconds)
 
     def _count(self, row: EndedAttempt) -> None:
         kind = bounded(row.instance_type)
@@ -122,7 +145,10 @@ class _Histogram:
         self.sum = 0.0
 
     def add(self, seconds: float) -> None:
-        self._counts[bisect_left(_BOUNDS, seconds)] += 1
+        self.add_many(bisect_left(_BOUNDS, seconds), 1, seconds)
+
+    def add_many(self, bound: int, count: int, seconds: float) -> None:
+        self._counts[bound] += count
         self.sum += seconds
 
     def buckets(self) -> Sequence[tuple[str, float]]:

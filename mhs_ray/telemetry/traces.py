@@ -135,7 +135,7 @@ class Traces:
         self._closing.set()
         if self._thread is not None:
             self._thread.join(10)
-        self._processor.shutdown()
+        self._processor.shutdown()  # type: ignore[no-untyped-call]
 
 
 def open_traces(settings: TelemetrySettings, platform: str, part: str, db: Database) -> Traces | None:

@@ -226,6 +226,29 @@ def test_companies_take_turns_whoever_queued_more(world: World) -> None:
     assert order[4:] == big_jobs[2:]
 
 
+def test_a_type_without_capacity_does_not_keep_another_from_its_nodes(world: World) -> None:
+    company = world.company()
+    scarce, plenty = (
+        world.algorithm(company, world.container(company, instance_type=kind)) for kind in ("g6e.2xlarge", "g5.2xlarge")
+    )
+    waiting = [world.queued(company, scarce) for _ in range(3)]
+    other = world.queued(company, plenty)
+    now = datetime.now(UTC)
+    assert [j.id for j in world.jobs.claim(32, 2, now, by_type=True)] == [other, *waiting[:2]]
+    late = world.queued(company, plenty)
+    assert [j.id for j in world.jobs.claim(32, 2, now + timedelta(seconds=1), by_type=True)] == [late]
+    assert world.jobs.claim(32, 2, now + timedelta(seconds=1)) == []  # where every node is of every type, 2 are 2
+
+
+def test_a_company_s_cap_holds_over_all_types(world: World) -> None:
+    company = world.company(max_active_jobs=2)
+    for kind in ("g6e.2xlarge", "g5.2xlarge"):
+        algorithm = world.algorithm(company, world.container(company, instance_type=kind))
+        for _ in range(2):
+            world.queued(company, algorithm)
+    assert len(world.jobs.claim(32, 8, datetime.now(UTC), by_type=True)) == 2
+
+
 def test_what_runs_already_counts_for_the_fair_share(world: World) -> None:
     busy, idle = world.company(), world.company()
     algorithm = world.algorithm(busy)

@@ -132,7 +132,9 @@ class Simulation:
         self._watched.clear()
         core = SimpleNamespace(
             jobs=SimpleNamespace(jobs=_Failing(self, self.jobs), results=_Failing(self, self.results)),
-            settings=SimpleNamespace(jobs=JobSettings(), cluster=SimpleNamespace(max_waiting=self.plan.max_waiting)),
+            settings=SimpleNamespace(
+                jobs=JobSettings(), cluster=SimpleNamespace(max_waiting=self.plan.max_waiting, placement="single")
+            ),
         )
         self.dispatcher = Dispatcher(core, _Failing(self, _Cluster(self)), self.now)  # type: ignore[arg-type]
         self._next_reconcile = self.t

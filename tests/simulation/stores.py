@@ -79,7 +79,8 @@ class MemoryJobs:
     def expire(self, now: datetime, failure: Callable[[Any], Failure]) -> list[int]:
         return []
 
-    def claim(self, limit: int, waiting_limit: int, now: datetime) -> list[MemoryJob]:
+    def claim(self, limit: int, waiting_limit: int, now: datetime, *, by_type: bool = False) -> list[MemoryJob]:
+        assert not by_type  # the simulated cluster is one machine that stands in for every type
         while self._again and self._again[0][0] <= now:  # their backoff is over
             job = self.rows[heapq.heappop(self._again)[1]]
             heapq.heappush(self._queues[job.company_id], (job.priority, job.id))

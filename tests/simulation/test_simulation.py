@@ -112,10 +112,10 @@ def test_it_notices_a_lost_job() -> None:
 def test_it_notices_a_cap_that_does_not_hold() -> None:
     real = MemoryJobs.claim
 
-    def greedy(self: MemoryJobs, limit: int, waiting_limit: int, now: datetime) -> Any:
+    def greedy(self: MemoryJobs, limit: int, waiting_limit: int, now: datetime, **how: Any) -> Any:
         caps, self.caps = self.caps, dict.fromkeys(self.caps)
         try:
-            return real(self, limit, waiting_limit, now)
+            return real(self, limit, waiting_limit, now, **how)
         finally:
             self.caps = caps
 

@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -61,7 +61,7 @@ BAIT: Final = (
 
 def ensure_image(engine: ContainerEngine) -> str:
     """Return the tag of the probe image, made if it is not there. Raises EngineError."""
-    files = _files(engine.name)
+    files = interpreter_files(engine.name, _imports())
     tag = f"localhost/mhs-probe:{_content(files)}"
     tools = image_tools(engine)
     if tools.image_id(tag) is None:
@@ -77,11 +77,11 @@ def probes_hash() -> str:
     return _content({str(p.name): p for p in sorted(Path(__file__).parent.rglob("*.py"))})
 
 
-def _files(engine: str) -> dict[str, Path]:
-    """Return path in the image → path here."""
+def interpreter_files(engine: str, modules_used: Iterable[str]) -> dict[str, Path]:
+    """Return path in the image → path here, of an interpreter that can import these of the standard library."""
     python = Path(sys.executable).resolve()
     asked = subprocess.run(
-        [str(python), "-S", "-s", "-c", _ASK, *_imports()],
+        [str(python), "-S", "-s", "-c", _ASK, *sorted({*_LOADED_LATE, *modules_used})],
         capture_output=True,
         text=True,
         timeout=60,
@@ -110,7 +110,7 @@ def _files(engine: str) -> dict[str, Path]:
 
 def _imports() -> list[str]:
     """Return the standard library's modules that the probes import."""
-    found = set(_LOADED_LATE)
+    found = set[str]()
     for path in _INSIDE.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -35,6 +35,19 @@ class EndedAttempt:
     run_s: float | None
     slide_cached: bool | None
     ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over many rows. seconds: (phase, instance type, index of its bound) → (how many, their sum)."""
+
+    outcomes: Mapping[tuple[str, str], int]  # instance type, outcome
+    failures: Mapping[tuple[str, str], int]  # class, code
+    cached: Mapping[bool, int]
+    seconds: Mapping[tuple[str, str, int], tuple[int, float]]
+
+
+PHASES = ("queue", "placement", "prepare", "run")
 
 
 def record_end(
@@ -86,6 +99,32 @@ class Attempts:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+
+    def totals(self, since: datetime, until: datetime, bounds: Sequence[float]) -> Totals:
+        """Sum up those that ended in [since, until); a duration counts at the first bound that is not below it."""
+        a, count = t.attempts.c, sa.func.count()
+        when = sa.and_(a.ended_at >= since, a.ended_at < until)
+        with self._db.read() as conn:
+
+            def by(*columns: sa.ColumnElement[Any]) -> list[Any]:
+                return list(conn.execute(sa.select(*columns, count).where(when).group_by(*columns)))
+
+            seconds: dict[tuple[str, str, int], tuple[int, float]] = {}
+            for phase in PHASES:
+                took = a[f"{phase}_s"]
+                bound = sa.case(*((took <= b, i) for i, b in enumerate(bounds)), else_=len(bounds)).label("bound")
+                query = (
+                    sa.select(a.instance_type, bound, count, sa.func.sum(took))
+                    .where(when, took.is_not(None))
+                    .group_by(a.instance_type, bound)
+                )
+                seconds |= {(phase, kind, int(i)): (int(n), float(total)) for kind, i, n, total in conn.execute(query)}
+            return Totals(
+                {(kind, outcome): int(n) for kind, outcome, n in by(a.instance_type, a.outcome)},
+                {(kind, code): int(n) for kind, code, n in by(a.failure_class, a.failure_code) if code is not None},
+                {cached: int(n) for cached, n in by(a.slide_cached) if cached is not None},
+                seconds,
+            )
 
     def ended(self, since: datetime) -> list[EndedAttempt]:
         """Return those that ended since then, oldest first."""

@@ -187,18 +187,24 @@ class Jobs:
 
     # ------------------------------------------------------------ for the dispatcher
 
-    def claim(self, limit: int, waiting_limit: int, now: datetime) -> list[Job]:
+    def claim(self, limit: int, waiting_limit: int, now: datetime, *, by_type: bool = False) -> list[Job]:
         """Move up to `limit` queued jobs to `waiting for a node` and return them, next first.
 
         waiting_limit: how many may wait for a node at a time. Order: priority class, then the company with the
-        fewest active jobs, then age. A company's cap on active jobs holds.
+        fewest active jobs, then age. A company's cap on active jobs holds. by_type: `waiting_limit` is each instance
+        type's own, so that one without capacity does not keep the others from their nodes.
         """
         with self._db.write() as conn:
             self._db.lock(conn, Lock.CLAIM)  # one claimer at a time: the fair share counts what others took
             active, waiting = _active_jobs(conn)
-            claimed = choose(
-                _shares(conn, active, now), min(limit, waiting_limit - waiting), lambda c, n: _queue(conn, c, n, now)
-            )
+            if by_type:
+                claimed = [
+                    job_id
+                    for kind in _queued_types(conn, now)
+                    for job_id in _choose(conn, active, now, min(limit, waiting_limit - waiting.get(kind, 0)), kind)
+                ]
+            else:
+                claimed = _choose(conn, active, now, min(limit, waiting_limit - sum(waiting.values())))
             if not claimed:
                 return []
             for part in _parts(claimed):
@@ -361,25 +367,45 @@ _STANDING = [
 ]  # fmt: skip
 
 
-def _active_jobs(conn: sa.Connection) -> tuple[dict[int, int], int]:
-    """Return the active jobs of each company, and how many of all wait for a node."""
+def _active_jobs(conn: sa.Connection) -> tuple[dict[int, int], dict[str, int]]:
+    """Return the active jobs of each company, and how many wait for a node of each instance type."""
     active: dict[int, int] = {}
-    waiting = 0
-    counted = sa.select(t.jobs.c.company_id, t.jobs.c.state, sa.func.count().label("n")).where(_ACTIVE)
-    for row in conn.execute(counted.group_by(t.jobs.c.company_id, t.jobs.c.state)):
+    waiting: dict[str, int] = {}
+    by = (t.jobs.c.company_id, t.jobs.c.state, t.jobs.c.instance_type)
+    for row in conn.execute(sa.select(*by, sa.func.count().label("n")).where(_ACTIVE).group_by(*by)):
         active[row.company_id] = active.get(row.company_id, 0) + row.n
-        waiting += row.n if row.state == JobState.WAITING else 0
+        if row.state == JobState.WAITING:
+            waiting[row.instance_type] = waiting.get(row.instance_type, 0) + row.n
     return active, waiting
 
 
-def _due(company_id: sa.ColumnElement[int] | int, now: datetime) -> sa.ColumnElement[bool]:
-    return sa.and_(_QUEUED, t.jobs.c.company_id == company_id, t.jobs.c.not_before <= now)
+def _queued_types(conn: sa.Connection, now: datetime) -> list[str]:
+    due = sa.and_(_QUEUED, t.jobs.c.not_before <= now)
+    return sorted(conn.execute(sa.select(t.jobs.c.instance_type).distinct().where(due)).scalars())
 
 
-def _shares(conn: sa.Connection, active: Mapping[int, int], now: datetime) -> list[Share]:
+def _choose(
+    conn: sa.Connection, active: dict[int, int], now: datetime, limit: int, kind: str | None = None
+) -> list[int]:
+    """Return the ids of the next jobs, of one instance type or of all, and count them among the active."""
+    shares = _shares(conn, active, now, kind)
+    chosen = choose(shares, limit, lambda c, n: _queue(conn, c, n, now, kind))
+    if kind is not None and chosen:
+        companies = sa.select(t.jobs.c.company_id).where(t.jobs.c.id.in_(chosen))
+        for company_id in conn.execute(companies).scalars():
+            active[company_id] = active.get(company_id, 0) + 1
+    return chosen
+
+
+def _due(company_id: sa.ColumnElement[int] | int, now: datetime, kind: str | None = None) -> sa.ColumnElement[bool]:
+    due = sa.and_(_QUEUED, t.jobs.c.company_id == company_id, t.jobs.c.not_before <= now)
+    return due if kind is None else sa.and_(due, t.jobs.c.instance_type == kind)
+
+
+def _shares(conn: sa.Connection, active: Mapping[int, int], now: datetime, kind: str | None = None) -> list[Share]:
     best = (
         sa.select(t.jobs.c.priority)
-        .where(_due(t.companies.c.id, now))
+        .where(_due(t.companies.c.id, now, kind))
         .order_by(t.jobs.c.priority, t.jobs.c.id)
         .limit(1)
         .scalar_subquery()
@@ -388,10 +414,12 @@ def _shares(conn: sa.Connection, active: Mapping[int, int], now: datetime) -> li
     return [Share(r.id, r.best, active.get(r.id, 0), r.max_active_jobs) for r in rows if r.best is not None]
 
 
-def _queue(conn: sa.Connection, company_id: int, count: int, now: datetime) -> list[tuple[int, int]]:
+def _queue(
+    conn: sa.Connection, company_id: int, count: int, now: datetime, kind: str | None = None
+) -> list[tuple[int, int]]:
     rows = conn.execute(
         sa.select(t.jobs.c.priority, t.jobs.c.id)
-        .where(_due(company_id, now))
+        .where(_due(company_id, now, kind))
         .order_by(t.jobs.c.priority, t.jobs.c.id)
         .limit(count)
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +18,7 @@ class Vault:
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
+        self._marks = hashlib.sha256(b"marks" + keys[0]).digest()
 
     def seal(self, value: Any) -> bytes:
         """Return `value` (anything JSON holds) encrypted."""
@@ -29,6 +32,11 @@ class Vault:
             raise MhsError(
                 "a stored secret cannot be opened: the key file is not the one it was sealed with; restore keys/vault"
             ) from None
+
+    def mark(self, value: Any) -> str:
+        """Return a name for `value` (anything JSON holds) that tells nothing of it and is the same for the same one."""
+        text = json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
+        return hmac.new(self._marks, text, hashlib.sha256).hexdigest()
 
     @staticmethod
     def new_key() -> bytes:

@@ -349,6 +349,75 @@ _stuck = sa.text("state IN ('parked', 'refused')")
 sa.Index("ix_deliveries_stuck", deliveries.c.state, sqlite_where=_stuck, postgresql_where=_stuck)
 sa.Index("ix_deliveries_company", deliveries.c.company_id, deliveries.c.id)
 
+# One container on very many slides. What it runs is kept here as it was when the cohort was made, so that a push or an
+# edit in between cannot split it. work: the same for slides of the same content, digest and variables.
+cohorts = sa.Table(
+    "cohorts",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("key", sa.Text, nullable=False),  # the same one again goes on with the same cohort
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("algorithm_id", BigId, sa.ForeignKey("algorithms.id"), nullable=False),
+    sa.Column("algorithm_name", sa.Text, nullable=False),
+    sa.Column("container_id", BigId, sa.ForeignKey("containers.id"), nullable=False),
+    sa.Column("container_name", sa.Text, nullable=False),
+    sa.Column("image_version_id", BigId, sa.ForeignKey("image_versions.id"), nullable=False),
+    sa.Column("image_digest", sa.Text, nullable=False),
+    sa.Column("instance_type", sa.Text, nullable=False),
+    sa.Column("time_limit_s", sa.Integer, nullable=False),
+    sa.Column("env", Sealed, nullable=False),
+    sa.Column("env_mark", sa.Text, nullable=False),
+    sa.Column("retry_exit_codes", sa.JSON, nullable=False, default=list),
+    sa.Column("max_model_retries", sa.Integer, nullable=False, default=0),
+    sa.Column("manifest", sa.Text, nullable=False),  # digest of its rows
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("canary", sa.Integer, nullable=False),
+    sa.Column("skip_known", sa.Boolean, nullable=False, default=True),
+    sa.Column("mixed_formats", sa.Boolean, nullable=False, default=False),
+    sa.Column("price_per_hour", sa.Float),
+    sa.Column("currency", sa.Text, nullable=False),
+    sa.Column("started_at", Utc),
+    sa.Column("ended_at", Utc),
+    *_created(),
+    sa.UniqueConstraint("company_id", "key"),
+)
+_feeding = sa.text("state IN ('canary', 'running')")
+sa.Index("ix_cohorts_open", cohorts.c.id, sqlite_where=_feeding, postgresql_where=_feeding)
+
+cohort_slides = sa.Table(
+    "cohort_slides",
+    metadata,
+    _id(),
+    _company(),
+    sa.Column("cohort_id", BigId, sa.ForeignKey("cohorts.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("row", sa.Integer, nullable=False),  # of the manifest, the first slide's is 1
+    sa.Column("slide", sa.Text, nullable=False),  # what its owner calls it
+    sa.Column("shown", sa.Text, nullable=False),  # where it is, without what signs a URL
+    sa.Column("location", Sealed, nullable=False),
+    sa.Column("format", sa.Text, nullable=False, default=""),
+    sa.Column("work", sa.Text),
+    sa.Column("labels", sa.JSON, nullable=False, default=dict),  # the manifest's other columns
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("fault", sa.Text, nullable=False, default=""),
+    sa.Column("scan_id", BigId, sa.ForeignKey("scans.id")),
+    sa.Column("job_id", BigId, sa.ForeignKey("jobs.id")),
+    sa.Column("failure_class", sa.Text),
+    sa.Column("failure_code", sa.Text),
+    sa.Column("cause", sa.Text, nullable=False, default=""),
+    sa.Column("gpu_s", sa.Float, nullable=False, default=0.0),
+    sa.Column("ended_at", Utc),
+    sa.UniqueConstraint("cohort_id", "row"),
+    sa.Index("uq_cohort_slides_slide", "cohort_id", "slide", unique=True),
+    sa.Index("ix_cohort_slides_work", "company_id", "work"),
+    sa.Index("ix_cohort_slides_state", "cohort_id", "state", "row"),
+    sa.Index("ix_cohort_slides_ended", "cohort_id", "ended_at"),
+)
+_under_way = sa.text("state = 'under way'")
+sa.Index("ix_cohort_slides_open", cohort_slides.c.job_id, sqlite_where=_under_way, postgresql_where=_under_way)
+
 # Who did what. The migration adds triggers: no row can be changed or removed.
 audit = sa.Table(
     "audit",

@@ -139,7 +139,7 @@ class Tasks:
             of_task.setdefault(job["task_id"], []).append(job_id)
         lines = [
             (p.submission.company_id, p.submission.by, p.submission.client_id, "create task",
-             f"task {values['number']} ({len(of_task[values['id']])} jobs)")
+             _told(values["number"], of_task[values["id"]]))
             for p, values in zip(plans, tasks, strict=True)
         ]  # fmt: skip
         add_entries(conn, lines)
@@ -294,3 +294,7 @@ def _task(row: sa.Row[Any]) -> Task:
         row.id, row.company_id, row.number, row.case_number, row.algorithm_id, row.algorithm_name, row.origin,
         Priority(row.priority), row.description, row.created_by, row.created_at, row.triage_category, row.triage_score,
     )  # fmt: skip
+
+
+def _told(number: int, job_ids: Sequence[int]) -> str:
+    return f"task {number} (job {job_ids[0]})" if len(job_ids) == 1 else f"task {number} ({len(job_ids)} jobs)"

@@ -24,10 +24,12 @@ from api.console import assets
 from mhs_ray.attempt.logbook import LogWriter
 from mhs_ray.auth.clients import hash_secret
 from mhs_ray.auth.tokens import AttemptIdentity
+from mhs_ray.domain.cohorts import Cohort
 from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.domain.models import Algorithm, Job, Principal, Role, Scan
 from mhs_ray.domain.settings import Settings
 from mhs_ray.domain.states import JobEvent
+from mhs_ray.services.cohorts import ManifestRow
 from mhs_ray.services.core import Core, build_core
 from mhs_ray.services.images import ImageService
 from mhs_ray.services.policy import page_origins
@@ -36,6 +38,7 @@ from mhs_ray.store.blobs.http import BlobApp, HttpLimits
 from mhs_ray.store.blobs.local import LocalBlobs
 from tests.api_fixtures import HOUR, FakeRegistry
 from tests.core_fixtures import ENDPOINTS, world_of
+from tests.oidc_fixtures import CLIENT_ID, CLIENT_SECRET, OpenIdProvider, open_id_provider
 from tests.s3_fixtures import free_ports
 from tests.store_fixtures import World
 
@@ -63,11 +66,13 @@ class Site:
     core: Core
     world: World
     slide: Path
+    provider: OpenIdProvider
     company: int = 0
     scan: Scan = field(init=False)
     algorithm: Algorithm = field(init=False)
     succeeded: Job = field(init=False)
     failed: Job = field(init=False)
+    cohort: Cohort = field(init=False)
 
     def client(self, role: Role, name: str) -> str:
         """Make an API client of the company; return its id. All have the same secret."""
@@ -125,7 +130,7 @@ class Site:
 
     def seed(self) -> None:
         """Make the company and what it has."""
-        self.company = self.world.company("North Lab")
+        self.company = self.world.company("North Lab", external_id="1052")
         owner = Principal(self.company, "ann", Role.LAB_ADMIN, "seed")
         self.scan = self.core.scans.add_path(owner, str(self.slide), "Demo slide", None)
         container = self.world.container(self.company, name="Mitosis container")
@@ -133,6 +138,13 @@ class Site:
         job = self.run()
         self.log(job, *(f"line {n} of the model" for n in range(1500)))
         self.succeeded = self.succeed(job)
+        self.cohort = self.core.cohorts.create(
+            owner, key="lung", container="Mitosis container", manifest="0" * 64, rows=1, canary=1, name="Lung",
+            skip_known=True, mixed_formats=False,
+        )[0]  # fmt: skip
+        self.core.cohorts.add(owner, self.cohort.id, [ManifestRow(1, "demo", f"scan:{self.scan.id}")])
+        self.core.cohorts.start(owner, self.cohort.id, leave_out_bad=False)
+        self.core.cohorts.cancel(owner, self.cohort.id)
         job = self.run()
         self.log(job, "Boom")
         self.failed = self.fail(job)
@@ -157,12 +169,15 @@ def _served(app: Any, port: int) -> Iterator[None]:
 
 
 @contextmanager
-def site_in(home: Path) -> Iterator[Site]:
+def site_in(home: Path, provider: OpenIdProvider) -> Iterator[Site]:
     """Run the console for as long as the block lasts."""
     api, blobs_port = free_ports(2)
     url = f"http://127.0.0.1:{api}"
     endpoints = replace(ENDPOINTS, api_url=url, blobs_url=f"http://127.0.0.1:{blobs_port}")
-    settings = Settings(home=home / "h", blobs={"min_free": 0})
+    issuer = {"issuer": provider.url, "name": "the lab's directory", "client_id": CLIENT_ID}
+    settings = Settings(
+        home=home / "h", blobs={"min_free": 0}, auth={"issuers": [{**issuer, "client_secret": CLIENT_SECRET}]}
+    )
     core = build_core(settings, endpoints)
     registry = FakeRegistry()
     images = ImageService(core.images.images, registry, settings.registry.credential_life)
@@ -179,14 +194,14 @@ def site_in(home: Path) -> Iterator[Site]:
         stack.enter_context(_served(BlobApp(core.blobs, limits), blobs_port))
         app = build_app(lambda: (core, Peers(lambda: None, lambda _ids: None, ping)))
         stack.enter_context(_served(app, api))
-        site = Site(url, core, world_of(core), slide)
+        site = Site(url, core, world_of(core), slide, provider)
         site.seed()
         yield site
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site_in(tmp_path_factory.mktemp("console")) as found:
+    with open_id_provider() as provider, site_in(tmp_path_factory.mktemp("console"), provider) as found:
         yield found
 
 

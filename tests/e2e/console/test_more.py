@@ -9,8 +9,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from api.console import assets
+from mhs_ray.attempt.tiles import progress_key
 from mhs_ray.auth.clients import hash_secret
+from mhs_ray.domain.env import EnvVar
 from mhs_ray.domain.models import Role
+from mhs_ray.domain.states import JobEvent
 from tests.e2e.console.conftest import SECRET, Site, sign_in
 
 
@@ -116,3 +119,38 @@ def test_without_its_fetched_files_the_console_says_so_and_still_works(
     expect(page.locator(".stage-note")).to_contain_text("the viewer's files are missing")
     page.goto("/console/jobs?state=failed")
     expect(page.locator(f"#job-{site.failed.id}")).to_be_visible()
+
+
+def test_a_tile_feed_is_asked_for_in_a_field_of_its_own(site: Site, page: Page) -> None:
+    assert site.algorithm.container_id is not None
+    image = site.world.containers.get(site.company, site.algorithm.container_id).image_id
+    page.goto(f"/console/containers/new?image={image}")
+    page.get_by_label("Display name").fill("Fed with tiles")
+    page.get_by_label("Tile feed").fill("size=224 mpp=zero")
+    page.get_by_role("button", name="Create container").click()
+    expect(page.locator("#fault-tiles")).to_contain_text("is no number")
+    page.get_by_label("Tile feed").fill("size=224 mpp=0.5 tissue")
+    page.get_by_role("button", name="Create container").click()
+    expect(page.get_by_role("row", name="MHS_TILES size=224 mpp=0.5 tissue")).to_be_visible()
+    page.get_by_role("link", name="Edit").click()
+    expect(page.get_by_label("Tile feed")).to_have_value("size=224 mpp=0.5 tissue")
+    expect(page.get_by_label("Name of variable 1")).to_have_count(0)
+    page.get_by_label("Tile feed").fill("")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("MHS_TILES")).to_have_count(0)
+
+
+def test_a_jobs_page_shows_how_far_its_tiles_are(site: Site, page: Page) -> None:
+    container = site.world.container(site.company, env=[EnvVar("MHS_TILES", "size=224")])
+    request = site.world.submission(site.company, site.world.algorithm(site.company, container), site.scan)
+    job_id = site.world.tasks.submit(request).job_ids[0]
+    site.world.claim()
+    site.world.jobs.transition(job_id, JobEvent.PLACED, attempt=1, node="node-a")
+    site.world.jobs.transition(job_id, JobEvent.STARTED, attempt=1)
+    site.core.blobs.put(progress_key(job_id, 1), b'{"done": 120, "planned": 4800, "left_s": 61.0}')
+    page.goto(f"/console/jobs/{job_id}")
+    expect(page.get_by_role("progressbar", name="Tiles read")).to_be_visible()
+    expect(page.get_by_text("120 of 4\u202f800")).to_be_visible()
+    site.core.blobs.put(progress_key(job_id, 1), b'{"done": 4800, "planned": 4800, "left_s": 0.0}')
+    expect(page.get_by_text("4\u202f800 of 4\u202f800")).to_be_visible()
+    site.world.jobs.transition(job_id, JobEvent.CANCELLED, attempt=1)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,21 +69,32 @@ class Reader:
         docker.write_text('#!/bin/sh\nexec podman "$@"\n')  # Debian's podman-docker
         docker.chmod(0o755)
         path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return {**self.platform.env, "PATH": path}
+        # Where tests run, a build's steps may get no container of their own.
+        return {**self.platform.env, "PATH": path, "BUILDAH_ISOLATION": "chroot"}
 
     def run(self, block: Block, command: str) -> str:
         """Run one command; it must end with 0."""
         command = self.with_ids(command)
         env = self.env | (self.client_env if "$MHS_" in command else {})
+        began = time.monotonic()
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command], cwd=self.folder, env=env, capture_output=True, text=True,
             timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{block.where}: {command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        print(f"{time.monotonic() - began:5.1f} s  {command.splitlines()[0]}")
         self.ran.append(command)
         if kind := _CREATES.search(command):
             self.note(next(filter(None, kind.groups())), done.stdout + done.stderr)
         return done.stdout
+
+    def build_small(self, name: str) -> None:
+        """Give an image of a few bytes this name on the reader's machine."""
+        context = self.folder / "small"
+        context.mkdir()
+        (context / "model").write_text("x")
+        (context / "Dockerfile").write_text('FROM scratch\nCOPY model /model\nENTRYPOINT ["/model"]\n')
+        subprocess.run(["docker", "build", "-t", name, "."], cwd=context, env=self.env, capture_output=True, check=True)
 
     def note(self, kind: str, said: str) -> None:
         """Remember the id of what a command made, as it tells it."""

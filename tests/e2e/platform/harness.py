@@ -66,9 +66,19 @@ class Platform:
             self.api.close()
             self._call("down")
 
+    @property
+    def release(self) -> Path:
+        """Where the platform is started: a version of the code that lies there goes before the installed one."""
+        return self.home.parent / "release"
+
+    def upgrade(self) -> None:
+        """Put what lies in `release` in the place of what runs."""
+        self._call("upgrade")
+
     def _call(self, name: str) -> None:
+        self.release.mkdir(exist_ok=True)
         done = subprocess.run(
-            [sys.executable, "-c", _CALL.format(name)], env=self.env, cwd=PROJECT, capture_output=True, text=True,
+            [sys.executable, "-c", _CALL.format(name)], env=self.env, cwd=self.release, capture_output=True, text=True,
             timeout=240, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"

@@ -49,6 +49,8 @@ def test_the_tutorial_leads_from_nothing_to_results(reader: Reader, platform: Pl
 @pytest.mark.parametrize("page", [p for p in run_pages() if p != TUTORIAL], ids=lambda p: p.stem)
 def test_a_page_does_what_it_says(reader: Reader, page: Path) -> None:
     before = len(reader.ran)
+    if page.stem == "push-an-image":
+        reader.build_small("my-docker-image:latest")  # any image does, and a small one is pushed at once
     reader.read(page)
     assert len(reader.ran) > before
 
@@ -68,7 +70,9 @@ def test_the_clients_calls_fit_the_real_platform(reader: Reader) -> None:
         assert list(mhs.deliveries()) == []
         assert [e["event"] for e in mhs.job_events(job["id"])][-1] == "succeeded"
         [row] = mhs.results_table(job_id=job["id"]).to_pylist()
-        assert row["features"] == mhs.features(task_id=job["task_id"]).num_rows
+        assert row["features"] == mhs.features(job_id=job["id"]).num_rows
+        # A page ran the job again: the task has the results of both.
+        assert mhs.features(task_id=job["task_id"])["job"].unique().to_pylist().count(job["id"]) == 1
         assert mhs.job_results(job["id"], geojson=False)["scanResults"][0]["geojson"] is None
         debug = reader.folder / "debug.zip"
         with debug.open("wb") as out:

@@ -16,10 +16,11 @@ from mhs_ray.domain.errors import ConflictError
 from mhs_ray.domain.settings import Settings
 from mhs_ray.domain.states import JobState
 from mhs_ray.platform.backup import BackupError, backup, restore
-from mhs_ray.services.core import Core
+from mhs_ray.platform.secrets import new_secrets
+from mhs_ray.services.core import Core, build_core
 from mhs_ray.store.sql import tables as t
 from mhs_ray.store.sql.containers import open_env
-from tests.core_fixtures import core_in, world_of
+from tests.core_fixtures import ENDPOINTS, core_in, world_of
 from tests.pg_fixtures import Postgres, postgres, why_no_postgres
 from tests.s3_fixtures import S3Server, seaweedfs
 
@@ -193,6 +194,35 @@ def test_a_backup_never_goes_into_a_folder_that_holds_something(tmp_path: Path) 
         backup(core.settings, tmp_path / "copy", quiet)
     with pytest.raises(ConflictError):
         backup(Settings(home=tmp_path / "nothing"), tmp_path / "other", quiet)
+
+
+def test_keys_that_are_kept_elsewhere_are_asked_for_and_not_copied(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    for name, value in new_secrets().items():
+        (secrets / name).write_text(value)
+    elsewhere = {"secrets": {"directory": secrets}, "blobs": {"min_free": 0}}
+    home = tmp_path / "one"
+    home.mkdir()
+    core = build_core(Settings(home=home, **elsewhere), ENDPOINTS)
+    try:
+        job = fill(core)
+        env = open_env(core.db, core.jobs.jobs.row(job).env)
+        told: list[str] = []
+        backup(core.settings, tmp_path / "copy", told.append)
+    finally:
+        core.db.close()
+    assert any("kept elsewhere" in line for line in told)
+    vault = (secrets / "vault").read_bytes()
+    assert not [f for f in (tmp_path / "copy").rglob("*") if f.is_file() and vault in f.read_bytes()]
+    with pytest.raises(BackupError, match="kept elsewhere"):
+        restore(Settings(home=tmp_path / "two"), tmp_path / "copy", quiet)
+    restore(Settings(home=tmp_path / "two", **elsewhere), tmp_path / "copy", quiet)
+    core = build_core(Settings(home=tmp_path / "two", **elsewhere), ENDPOINTS)
+    try:
+        assert open_env(core.db, core.jobs.jobs.row(job).env) == env
+    finally:
+        core.db.close()
 
 
 def test_a_backup_of_one_kind_of_database_is_not_restored_into_another(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.prometheus_fixtures import (
     DASHBOARDS,
     Prometheus,
     alerts,
+    configured,
     expressions,
     metric_names,
     panels,
@@ -53,7 +54,17 @@ def seen(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         "authorization": {"credentials_file": str(token)},
         "static_configs": [{"targets": [server.url.removeprefix("http://")]}],
     }
-    with prometheus(tmp_path_factory.mktemp("prometheus"), {"mhs": api}) as found:
+    # The project's own discovery of nodes; nobody exports anything there, but the list of them is read.
+    discovery = {
+        "http_sd_configs": [
+            {
+                **next(j for j in configured() if j["job_name"] == "ray")["http_sd_configs"][0],
+                "url": f"{server.url}/metrics/nodes", "refresh_interval": "1s",
+            }
+        ]
+    }  # fmt: skip
+    discovery["http_sd_configs"][0]["authorization"] |= {"credentials_file": str(token)}
+    with prometheus(tmp_path_factory.mktemp("prometheus"), {"mhs": api, "ray": discovery}) as found:
         found.scraped("mhs", times=1)
         for _ in range(2):
             _work(server.world)
@@ -136,6 +147,11 @@ def test_every_expression_has_a_value(seen: Prometheus, name: str) -> None:
     found = seen.query(value)
     assert found, f"{value} has no value"
     assert all(sample["value"][1] != "NaN" for sample in found) or "rate(" in value, found
+
+
+def test_prometheus_finds_rays_nodes_by_the_api(seen: Prometheus) -> None:
+    targets = seen.get("targets?state=active")["activeTargets"]
+    assert "http://10.0.0.7:8085/metrics" in {target["scrapeUrl"] for target in targets}
 
 
 def test_the_rules_run_and_those_fire_that_should(seen: Prometheus) -> None:

@@ -184,10 +184,13 @@ def test_closing_the_feed_ends_waiting_clients(slide: Path, client: ModuleType, 
 
 def test_the_process_beside_a_container_tells_the_jobs_log(slide: Path, client: ModuleType, tmp_path: Path) -> None:
     said: list[str] = []
-    with TileFeedProcess(slide, "size=256", tmp_path / "t", 2, said.append) as process:
+    told: list[dict[str, Any]] = []
+    with TileFeedProcess(slide, "size=256", tmp_path / "t", 2, said.append, told.append) as process:
         with client.open_tiles(str(tmp_path / "t" / "feed.sock")) as feed:
             assert sum(len(b) for b in feed) == 48
         assert process.env == {"MHS_TILES_SOCKET": "/run/mhs-tiles/feed.sock"}
         assert process.mount.source == tmp_path / "t"
-    assert process.progress == {"done": 48, "planned": 48}
+    assert (process.progress["done"], process.progress["planned"]) == (48, 48)
+    assert told[0]["planned"] == 48
+    assert told[-1] == process.progress
     assert (said[0], said[-1]) == ("tiles: 48 planned", "tiles: 48 of 48 were read")

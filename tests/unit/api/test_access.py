@@ -246,7 +246,7 @@ def test_who_did_what_is_noted_also_what_was_refused(lab: Lab, other_lab: Lab) -
         ("Ada", "rename image", f"/v1/images/{image}"),
         ("Ada", "get push instructions", f"/v1/images/{image}/push-instructions"),
         ("Vera", "refused: delete image", f"/v1/images/{image}"),
-        ("Ada", "create task", f"task {made.json()['task_id']} (1 jobs)"),
+        ("Ada", "create task", f"task {made.json()['task_id']} (job {made.json()['job_ids'][0]})"),
         ("Ada", "create client", f"/v1/clients/{client}"),
     ]
     only = lab.http.get(f"/v1/audit?client_id=mhs-{lab.id}-VIEWER-Vera").json()["items"]

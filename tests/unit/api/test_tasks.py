@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from api.intake import Intake
 from api.webhook_example import WEBHOOK_EXAMPLE
+from mhs_ray.attempt.tiles import progress_key
 from mhs_ray.domain.errors import InvalidInputError, OverloadedError
 from mhs_ray.store.sql import tables as t
 from mhs_ray.store.sql.database import Database
@@ -340,3 +341,13 @@ def test_a_full_queue_asks_to_come_back_later(world: World) -> None:
     assert len(refused) == 2
     assert refused[0].retry_after_s > 0
     assert _rows(world) == 1
+
+
+def test_a_job_tells_how_far_its_tiles_are(lab: Lab) -> None:
+    job = lab.job()
+    assert lab.http.get(f"/v1/jobs/{job.id}").json()["tiles"] is None
+    kept = {"done": 12, "planned": 48, "left_s": 3.5}
+    lab.server.core.blobs.put(progress_key(job.id, job.attempt), json.dumps(kept).encode())
+    assert lab.http.get(f"/v1/jobs/{job.id}").json()["tiles"] == kept
+    lab.server.core.blobs.put(progress_key(job.id, job.attempt), b"half a docu")
+    assert lab.http.get(f"/v1/jobs/{job.id}").json()["tiles"] is None

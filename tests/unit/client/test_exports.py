@@ -37,10 +37,10 @@ def test_the_clients_methods_are_these() -> None:
         "create_image", "create_webhook_secret", "delete_algorithm", "delete_container", "delete_image",
         "delete_scan", "deliveries", "delivery", "discard_delivery", "features", "follow_log", "geodataframe",
         "health", "image", "image_versions", "images", "instance_types", "job", "job_events", "job_results", "jobs",
-        "log", "me", "pause", "push_instructions", "remove_webhook_secret", "rename_image", "rerun", "results_table",
-        "retry_delivery", "revoke_client", "save_debug_file", "save_results", "save_usage", "scan", "scan_url",
-        "scans", "submit", "task", "task_results", "tasks", "update_algorithm", "update_company", "update_container",
-        "usage", "wait", "wait_for_image",
+        "log", "me", "pause", "push_instructions", "remove_webhook_secret", "rename_image", "replay", "rerun",
+        "results_table", "retry_delivery", "revoke_client", "save_debug_file", "save_results", "save_usage", "scan",
+        "scan_url", "scans", "submit", "task", "task_results", "tasks", "update_algorithm", "update_company",
+        "update_container", "usage", "wait", "wait_for_image",
     ]  # fmt: skip
 
 

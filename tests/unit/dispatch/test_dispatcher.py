@@ -392,3 +392,27 @@ def test_the_memory_cluster_holds_a_gpu_until_it_is_forgotten(platform: Platform
     one.end((second, 1), _exit())
     with pytest.raises(AssertionError):
         one.end((second, 1), _exit())
+
+
+def test_a_job_whose_node_is_taken_away_runs_again_however_often_and_its_late_end_counts_for_nothing(
+    platform: Platform,
+) -> None:
+    key = platform.running()
+    goes = datetime(2026, 5, 1, 12, 2, tzinfo=UTC)
+    for attempt in range(1, 7):  # more often than a platform failure may come
+        platform.dispatcher.preempted((key[0], attempt), goes)
+        job = platform.job(key[0])
+        assert (job.state, job.attempt) == (S.QUEUED, attempt)
+        assert job.failure is not None
+        assert job.failure.code is FailureCode.PREEMPTED
+        assert "12:02:00 UTC" in job.failure.cause
+        platform.dispatcher.settle((key[0], attempt), _exit(143, stopped=True))
+        assert platform.job(key[0]).state is S.QUEUED
+        platform.make_due()
+        assert platform.dispatcher.dispatch() == 1
+        platform.cluster.end((key[0], attempt), _exit(143, stopped=True))
+        platform.cluster.collect(platform.dispatcher)
+        ((placed),) = platform.cluster.place(platform.dispatcher)
+        platform.dispatcher.started(placed)
+    platform.post_results((key[0], 7))
+    assert platform.end((key[0], 7), _exit()).state is S.SUCCEEDED

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from mhs_ray.actors.names import DISPATCHER, REGISTRAR
 from mhs_ray.cli.main import app
 from tests.docs_pages import (
     DOCS,
@@ -25,7 +26,7 @@ from tests.docs_pages import (
 
 ROOT_COMMAND = typer.main.get_command(app)
 OURS = {"tutorial.md", *(f"how-to/{n}.md" for n in (
-    "deliveries", "push-an-image", "qupath", "results-in-python", "techcyte-webhook", "tile-feed",
+    "deliveries", "push-an-image", "qupath", "results-in-python", "security", "techcyte-webhook", "tile-feed",
 ))}  # fmt: skip
 
 
@@ -38,12 +39,13 @@ def calls_of(page: Path) -> Iterator[tuple[str, list[str]]]:
                     yield block.where, words
     text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for code in re.findall(r"`(mhs [^`\n]+)`", text):
+        if code in {DISPATCHER, REGISTRAR}:  # names of actors
+            continue
         for words in mhs_calls(code):
             yield f"{page.relative_to(ROOT)}: `{code}`", words
-    if page.name == "README.md":
-        for line in re.findall(r"^    (mhs .+)$", text, re.MULTILINE):
-            for words in mhs_calls(re.sub(r"\s{3,}.*|\s→.*", "", line)):
-                yield f"README.md: {line}", words
+    for line in re.findall(r"^ {4}(mhs .+)$", text, re.MULTILINE):
+        for words in mhs_calls(re.sub(r"\s{3,}.*|\s→.*", "", line)):
+            yield f"{page.relative_to(ROOT)}: {line}", words
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *pages()], ids=lambda p: str(p.relative_to(ROOT)))

@@ -118,7 +118,7 @@ def test_the_settings_defaults_can_be_set_as_they_are_shown() -> None:
         if name == "MHS_HOME":
             continue
         parts = name.removeprefix("MHS_").lower().split("__")
-        data = {parts[-1]: json.loads(text) if text.startswith("[") else text}
+        data = {parts[-1]: json.loads(text) if text[0] in "[{" else text}
         for part in reversed(parts[:-1]):
             data = {part: data}
         made = Settings.model_validate(data)

@@ -19,6 +19,7 @@ def _delay(
 def test_each_code_has_the_class_that_its_name_says(code: FailureCode) -> None:
     ours = {
         "node-lost",
+        "preempted",
         "pull-failed",
         "fetch-failed",
         "engine-failed",
@@ -32,6 +33,13 @@ def test_each_code_has_the_class_that_its_name_says(code: FailureCode) -> None:
         else FailureClass.MODEL
     )  # fmt: skip
     assert Failure(code, "", "").failure_class is expected
+
+
+def test_a_preempted_attempt_is_always_followed_by_another_and_soon() -> None:
+    policy = RetryPolicy(max_platform_attempts=2, backoff_s=2, backoff_max_s=300)
+    delay = _delay(FailureCode.PREEMPTED, policy, platform_failures=50)
+    assert delay is not None
+    assert delay <= 2.5
 
 
 def test_platform_failures_are_tried_again_with_doubling_pauses_until_the_limit() -> None:

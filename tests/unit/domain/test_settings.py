@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mhs_ray.domain.errors import InvalidInputError
-from mhs_ray.domain.settings import client_environment, load_settings, settings_with
+from mhs_ray.domain.settings import as_node, client_environment, for_nodes, load_settings, settings_with
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +91,11 @@ def test_dockers_own_variable_is_taken_where_ours_is_not_set(monkeypatch: pytest
     assert load_settings().docker_host == "unix:///run/e.sock"
 
 
+def test_a_misspelt_instance_type_is_told_with_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MHS_CLUSTER__INSTANCE_TYPES", '["g5.2xlrge"]')
+    assert "did you mean g5.2xlarge?" in _faults()["MHS_CLUSTER__INSTANCE_TYPES__0"]
+
+
 def test_warm_nodes_are_a_json_array_with_days_hours_and_a_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     rule = (
         '{"instance_type":"g5.2xlarge","nodes":1,"days":"mon-fri","from":"07:00","to":"19:00","zone":"Europe/Zurich"}'
@@ -126,3 +132,27 @@ def test_variables_on_top_hold_for_processes_started_meanwhile_and_no_longer(mon
         assert (settings.engine, settings.cluster.prepull) == ("podman", 0)
         assert os.environ["MHS_CLUSTER__PREPULL"] == "0"
     assert (os.environ["MHS_ENGINE"], os.environ.get("MHS_CLUSTER__PREPULL")) == ("docker", None)
+
+
+def test_a_node_is_told_its_head_s_settings_but_no_secret_and_its_own_environment_wins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MHS_HOME", str(tmp_path / "head"))
+    monkeypatch.setenv("MHS_DATABASE_URL", "postgresql://mhs:s3cret@db/mhs")
+    monkeypatch.setenv("MHS_JOBS__STOP_GRACE", "PT3S")
+    monkeypatch.setenv("MHS_JOBS__SCRATCH", "1GiB")
+    monkeypatch.setenv("MHS_BLOBS__KIND", "s3")
+    monkeypatch.setenv("MHS_TECHCYTE__HOST", "app.techcyte.com")
+    told = json.loads(json.dumps(for_nodes(load_settings())))
+    assert "s3cret" not in json.dumps(told)
+    assert "techcyte" not in told
+    for name in ("DATABASE_URL", "JOBS__STOP_GRACE", "BLOBS__KIND", "TECHCYTE__HOST"):
+        monkeypatch.delenv(f"MHS_{name}")
+    monkeypatch.setenv("MHS_HOME", str(tmp_path / "node"))
+    monkeypatch.setenv("MHS_JOBS__SCRATCH", "2GiB")
+    monkeypatch.setenv("MHS_ENGINE", "podman")
+    node = as_node(load_settings(), told)
+    assert (node.home, node.engine, node.blobs.kind) == (tmp_path / "node", "podman", "s3")
+    assert (node.jobs.stop_grace, node.jobs.scratch) == (timedelta(seconds=3), 2 << 30)
+    assert node.database_url is None
+    assert node.jobs.max_time_limit == timedelta(minutes=90)

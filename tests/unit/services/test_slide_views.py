@@ -16,7 +16,7 @@ from mhs_ray.services.core import Core
 from mhs_ray.services.slide_views import SlidePool, SlideViews
 from mhs_ray.slides.cache import SlideCache
 from mhs_ray.slides.demo import make_demo_slide
-from mhs_ray.slides.reader import SlideReader
+from mhs_ray.slides.tile_reader import TileReader
 from tests.core_fixtures import core_in, world_of
 
 
@@ -27,12 +27,12 @@ class _Shelf:
         self.open: list[str] = []
         self.opened = 0
 
-    def opener(self, name: str) -> Callable[[ExitStack], SlideReader]:
-        def open_it(stack: ExitStack) -> SlideReader:
+    def opener(self, name: str) -> Callable[[ExitStack], TileReader]:
+        def open_it(stack: ExitStack) -> TileReader:
             self.opened += 1
             self.open.append(name)
             stack.callback(self.open.remove, name)
-            return cast(SlideReader, name)
+            return cast(TileReader, name)
 
         return open_it
 
@@ -69,7 +69,7 @@ def test_a_slide_that_is_being_read_is_not_closed_under_its_reader() -> None:
 def test_a_slide_that_cannot_be_opened_is_tried_again() -> None:
     shelf, pool = _Shelf(), SlidePool()
 
-    def broken(stack: ExitStack) -> SlideReader:
+    def broken(stack: ExitStack) -> TileReader:
         stack.callback(shelf.open.append, "cleaned")
         raise SlideError("truncated", "cut")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from mhs_ray.domain.errors import SlideError
@@ -16,6 +18,7 @@ from mhs_ray.slides.demo import make_demo_slide
 from mhs_ray.slides.geometry import Level0Point, PixelSize
 from mhs_ray.slides.open import open_slide
 from mhs_ray.slides.reader import SlideReader
+from mhs_ray.slides.tile_reader import TileReader, open_tile_reader
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +86,54 @@ def test_a_tile_travels_as_a_jpeg_of_its_own_size(reader: SlideReader) -> None:
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == "JPEG"
         assert image.size == (1500 - 5 * TILE, 1100 - 4 * TILE)
+
+
+@pytest.fixture(scope="module", params=[256, 240, 128])
+def fast(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TileReader]:
+    """Slides of whole pyramids: their stored tiles are the viewer's, or others."""
+    path = tmp_path_factory.mktemp("fast") / "slide.tif"
+    rng = np.random.default_rng(3)
+    coarse = Image.fromarray(rng.integers(60, 230, (60, 80, 3), dtype=np.uint8))
+    whole = np.asarray(coarse.resize((1600, 1200), Image.Resampling.BICUBIC))
+    options = {"tile": (request.param, request.param), "compression": "jpeg", "photometric": "ycbcr"}
+    with tifffile.TiffWriter(path) as out:
+        out.write(whole, resolution=(40000, 40000), resolutionunit="CENTIMETER", **options)
+        out.write(whole[::4, ::4], subfiletype=1, **options)
+    with open_tile_reader(path) as found:
+        assert found.tiles.is_fast(0)
+        yield found
+
+
+def test_stored_tiles_give_openslides_pixels_or_their_exact_mean(
+    fast: TileReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide, zoom = fast.slide, DeepZoom(1600, 1200)
+    stored = [
+        slide.read_region(Level0Point(0, 0), size, level=n).astype(int)
+        for n, size in enumerate((PixelSize(1600, 1200), PixelSize(400, 300)))
+    ]
+    halves = [w.reshape(w.shape[0] // 2, 2, w.shape[1] // 2, 2, 3).sum((1, 3)) for w in stored]
+    expected = [stored[0], (halves[0] + 2) // 4, stored[1], (halves[1] + 2) // 4]
+    monkeypatch.setattr(slide, "read_region", lambda *_a, **_k: pytest.fail("OpenSlide was asked"))
+    for above, whole in enumerate(expected):
+        level = zoom.last - above
+        for y in range(-(-zoom.size(level).height // TILE)):
+            for x in range(-(-zoom.size(level).width // TILE)):
+                found = read_tile(slide, level, x, y, fast.tiles)
+                wanted = whole[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE]
+                assert np.array_equal(found, wanted), (level, x, y)
+
+
+def test_levels_that_drift_from_the_viewers_are_left_to_openslide(tmp_path: Path) -> None:
+    path = tmp_path / "slide.tif"
+    whole = np.full((1210, 1603, 3), 200, np.uint8)
+    whole[:600, :700] = 120
+    options = {"tile": (256, 256), "compression": "jpeg", "photometric": "ycbcr"}
+    with tifffile.TiffWriter(path) as out:
+        out.write(whole, **options)
+        out.write(whole[: 1210 // 4, : 1603 // 4], subfiletype=1, **options)
+    with open_tile_reader(path) as odd:
+        zoom = DeepZoom(1603, 1210)
+        for level in range(zoom.last + 1):
+            slow = read_tile(odd.slide, level, 0, 0).astype(int)
+            assert np.abs(read_tile(odd.slide, level, 0, 0, odd.tiles) - slow).max() <= 1, level

@@ -197,6 +197,10 @@ for (const select of document.querySelectorAll("[data-shows]")) showFor(select);
 const KEPT = "mhs-kept-form";
 document.addEventListener("submit", (event) => {
   const form = event.target;
+  if (form.dataset.confirm && !window.confirm(form.dataset.confirm)) {
+    event.preventDefault();
+    return;
+  }
   if (form.method !== "post" || form.dataset.forget !== undefined || form.closest("[data-forget]")) return;
   const fields = [...new FormData(form)].filter(([name]) => name !== "form_key" && !form.querySelector(`[name="${CSS.escape(name)}"][type="password"]`));
   try {

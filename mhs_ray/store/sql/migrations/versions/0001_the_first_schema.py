@@ -386,11 +386,120 @@ def upgrade() -> None:
             postgresql_where=sa.text("state IN ('pending', 'sending', 'unknown')"),
         )
 
+    op.create_table(
+        "cohorts",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("company_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("algorithm_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("algorithm_name", sa.Text(), nullable=False),
+        sa.Column("container_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("container_name", sa.Text(), nullable=False),
+        sa.Column("image_version_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("image_digest", sa.Text(), nullable=False),
+        sa.Column("instance_type", sa.Text(), nullable=False),
+        sa.Column("time_limit_s", sa.Integer(), nullable=False),
+        sa.Column("env", sa.LargeBinary(), nullable=False),
+        sa.Column("env_mark", sa.Text(), nullable=False),
+        sa.Column("retry_exit_codes", sa.JSON(), nullable=False),
+        sa.Column("max_model_retries", sa.Integer(), nullable=False),
+        sa.Column("manifest", sa.Text(), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("canary", sa.Integer(), nullable=False),
+        sa.Column("skip_known", sa.Boolean(), nullable=False),
+        sa.Column("mixed_formats", sa.Boolean(), nullable=False),
+        sa.Column("price_per_hour", sa.Float(), nullable=True),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["algorithm_id"], ["algorithms.id"], name=op.f("fk_cohorts_algorithm_id_algorithms")),
+        sa.ForeignKeyConstraint(["company_id"], ["companies.id"], name=op.f("fk_cohorts_company_id_companies")),
+        sa.ForeignKeyConstraint(["container_id"], ["containers.id"], name=op.f("fk_cohorts_container_id_containers")),
+        sa.ForeignKeyConstraint(
+            ["image_version_id"], ["image_versions.id"], name=op.f("fk_cohorts_image_version_id_image_versions")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_cohorts")),
+        sa.UniqueConstraint("company_id", "key", name=op.f("uq_cohorts_company_id")),
+    )
+    op.create_index(
+        "ix_cohorts_open",
+        "cohorts",
+        ["id"],
+        unique=False,
+        sqlite_where=sa.text("state IN ('canary', 'running')"),
+        postgresql_where=sa.text("state IN ('canary', 'running')"),
+    )
+    op.create_table(
+        "cohort_slides",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("company_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("cohort_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("row", sa.Integer(), nullable=False),
+        sa.Column("slide", sa.Text(), nullable=False),
+        sa.Column("shown", sa.Text(), nullable=False),
+        sa.Column("location", sa.LargeBinary(), nullable=False),
+        sa.Column("format", sa.Text(), nullable=False),
+        sa.Column("work", sa.Text(), nullable=True),
+        sa.Column("labels", sa.JSON(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("fault", sa.Text(), nullable=False),
+        sa.Column("scan_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("failure_class", sa.Text(), nullable=True),
+        sa.Column("failure_code", sa.Text(), nullable=True),
+        sa.Column("cause", sa.Text(), nullable=False),
+        sa.Column("gpu_s", sa.Float(), nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["cohort_id"], ["cohorts.id"], name=op.f("fk_cohort_slides_cohort_id_cohorts"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(["company_id"], ["companies.id"], name=op.f("fk_cohort_slides_company_id_companies")),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_cohort_slides_job_id_jobs")),
+        sa.ForeignKeyConstraint(["scan_id"], ["scans.id"], name=op.f("fk_cohort_slides_scan_id_scans")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_cohort_slides")),
+        sa.UniqueConstraint("cohort_id", "row", name=op.f("uq_cohort_slides_cohort_id")),
+    )
+    op.create_index("ix_cohort_slides_ended", "cohort_slides", ["cohort_id", "ended_at"], unique=False)
+    op.create_index(
+        "ix_cohort_slides_open",
+        "cohort_slides",
+        ["job_id"],
+        unique=False,
+        sqlite_where=sa.text("state = 'under way'"),
+        postgresql_where=sa.text("state = 'under way'"),
+    )
+    op.create_index("ix_cohort_slides_state", "cohort_slides", ["cohort_id", "state", "row"], unique=False)
+    op.create_index("ix_cohort_slides_work", "cohort_slides", ["company_id", "work"], unique=False)
+    op.create_index("uq_cohort_slides_slide", "cohort_slides", ["cohort_id", "slide"], unique=True)
+
     # ### end Alembic commands ###
 
 
 def downgrade() -> None:
     # ### commands auto generated by Alembic - please adjust! ###
+    op.drop_index("uq_cohort_slides_slide", table_name="cohort_slides")
+    op.drop_index("ix_cohort_slides_work", table_name="cohort_slides")
+    op.drop_index("ix_cohort_slides_state", table_name="cohort_slides")
+    op.drop_index(
+        "ix_cohort_slides_open",
+        table_name="cohort_slides",
+        sqlite_where=sa.text("state = 'under way'"),
+        postgresql_where=sa.text("state = 'under way'"),
+    )
+    op.drop_index("ix_cohort_slides_ended", table_name="cohort_slides")
+    op.drop_table("cohort_slides")
+    op.drop_index(
+        "ix_cohorts_open",
+        table_name="cohorts",
+        sqlite_where=sa.text("state IN ('canary', 'running')"),
+        postgresql_where=sa.text("state IN ('canary', 'running')"),
+    )
+    op.drop_table("cohorts")
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.drop_index(
             "ix_deliveries_due",

@@ -42,7 +42,38 @@ _GEOJSON: Final = {
     ],
 }
 
+_COHORT_ROW: Final[dict[str, Any]] = {
+    "row": 1, "id": "S1", "slide": "s3://pathology/lung/S1.svs", "labels": {"stain": "HE"},
+}  # fmt: skip
+_COHORT: Final[dict[str, Any]] = {
+    "id": 7, "key": "lung-2026-11", "name": "Lung, November", "state": "running", "reason": "", "container_id": 5,
+    "container_name": "My GPU Container", "algorithm_name": "Mitosis count", "image_digest": _DIGEST,
+    "instance_type": "g4dn.xlarge", "manifest": "5a" * 32, "rows": 10_000, "received": 10_000, "canary": 5,
+    "skip_known": True, "mixed_formats": False,
+    "counts": {
+        "pending": 7800, "under_way": 200, "succeeded": 1960, "failed": 12, "cancelled": 0, "duplicate": 28,
+        "left_out": 0,
+    },
+    "forecast": {
+        "gpu_s": 118_320.0, "gpu_s_per_slide": 60.0, "gpu_s_left": 480_000.0, "eta_s": 24_000.0,
+        "price_per_hour": 0.526, "spent": 17.29, "left": 70.13, "total": 87.42, "currency": "USD",
+    },
+    **_BY, "started_at": _AT, "ended_at": None,
+}  # fmt: skip
+_ROW_FAULT: Final = {"row": 17, "column": "slide", "reason": "there is no file /data/slides/S17.svs"}
+
 EXAMPLES: Final[dict[str, Any]] = {
+    "CohortIn": {"key": "lung-2026-11", "container": "My GPU Container", "manifest": "5a" * 32, "rows": 10_000},
+    "CohortRowsIn": {"rows": [_COHORT_ROW]},
+    "CohortStartIn": {"leave_out_bad": False},
+    "RowsTakenOut": {"received": 200, "faults": [_ROW_FAULT]},
+    "RowFaultOut": _ROW_FAULT,
+    "CohortOut": _COHORT,
+    "CohortSlideOut": {
+        **_COHORT_ROW, "format": "svs", "state": "succeeded", "scan_row_id": 7, "job_id": 42, "failure_class": None,
+        "failure_code": None, "cause": "", "gpu_s": 61.2, "ended_at": _LATER,
+    },
+    "PricesOut": {"currency": "USD", "per_hour": {"g4dn.xlarge": 0.526, "g5.2xlarge": 1.212}},
     "InstanceTypeOut": {"name": "g4dn.xlarge", "vcpu": 4, "memory_gb": 16, "gpu": "T4", "vram_gb": 16},
     "ImageIn": {"name": "Mitosis detector"},
     "ImageVersionOut": _VERSION,

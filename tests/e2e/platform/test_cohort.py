@@ -31,7 +31,8 @@ def test_a_cohort_goes_from_a_manifest_to_a_dataset(
     done = subprocess.run(command, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 4, done.stderr  # a slide failed
     cohort = json.loads(done.stdout)
-    assert (cohort["state"], cohort["counts"]["succeeded"], cohort["counts"]["failed"]) == ("done", 3, 1)
+    ended = (cohort["state"], cohort["counts"]["succeeded"], cohort["counts"]["failed"])
+    assert ended == ("done", 3, 1), cohort["reason"]
     assert cohort["forecast"]["spent"] > 0
     rows = {r["id"]: r for r in pq.read_table(tmp_path / "out" / "slides.parquet").to_pylist()}
     assert [rows[f"s{i}"]["state"] for i in range(3)] == ["succeeded"] * 3

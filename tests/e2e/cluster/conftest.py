@@ -27,9 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cloud() -> Iterator[CloudStage]:
-    """A cluster without nodes. What it sets in this process's environment is unset again."""
+    """A cluster without nodes, for one module: what it sets in this process's environment is unset again."""
     missing = [name for name in _NEEDED if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
         pytest.skip(f"needs root and {', '.join(missing or _NEEDED)}: apt-get install podman docker-registry")

@@ -53,11 +53,12 @@ def _deploy(settings: Settings, endpoints: Endpoints, *, upgrade: bool) -> None:
     open_database(settings, keys_of(settings)).close()
     publish_kit(settings, endpoints)
     if upgrade:
+        retire(DISPATCHER)  # from here on no attempt is about to be given one of the workers that are ended next
         _forget_old_code()
-    for name, start in ((DISPATCHER, start_dispatcher), (REGISTRAR, start_registrar)):
-        if upgrade:
-            retire(name)
-        start()
+    start_dispatcher()
+    if upgrade:
+        retire(REGISTRAR)
+    start_registrar()
     url = urlsplit(endpoints.api_url)
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,

@@ -16,12 +16,14 @@ from urllib.parse import urlsplit
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mhs_ray.actors.cluster import RayCluster
+from mhs_ray.actors.cluster import RayCluster, nodes
 from mhs_ray.actors.dispatcher import start_dispatcher
 from mhs_ray.actors.kit import publish_kit
 from mhs_ray.actors.names import DISPATCHER, NAMESPACE, ON_HEAD, REGISTRAR, retire
 from mhs_ray.actors.registrar import start_registrar
+from mhs_ray.actors.warm import end_idle_workers
 from mhs_ray.domain.errors import ConflictError
 from mhs_ray.domain.settings import Settings, load_settings
 from mhs_ray.platform.endpoints import Endpoints
@@ -50,10 +52,13 @@ def _deploy(settings: Settings, endpoints: Endpoints, *, upgrade: bool) -> None:
         _same_on_head(settings)
     open_database(settings, keys_of(settings)).close()
     publish_kit(settings, endpoints)
-    for name, start in ((DISPATCHER, start_dispatcher), (REGISTRAR, start_registrar)):
-        if upgrade:
-            retire(name)
-        start()
+    if upgrade:
+        retire(DISPATCHER)  # from here on no attempt is about to be given one of the workers that are ended next
+        _forget_old_code()
+    start_dispatcher()
+    if upgrade:
+        retire(REGISTRAR)
+    start_registrar()
     url = urlsplit(endpoints.api_url)
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
@@ -67,6 +72,21 @@ def _deploy(settings: Settings, endpoints: Endpoints, *, upgrade: bool) -> None:
         name=_APPLICATION,
         route_prefix="/",
     )
+
+
+def _forget_old_code() -> None:
+    """Have every node start new workers: those that wait for work were started with what was installed then."""
+    here = (NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes() if node["Alive"])
+    ends = [_end_idle_workers.options(scheduling_strategy=node).remote() for node in here]
+    try:
+        ray.get(ends, timeout=60)
+    except ray.exceptions.RayError as error:  # a node that is gone has none; one that is slow takes one old worker more
+        print(f"idle workers could not be ended everywhere: {type(error).__name__}", file=sys.stderr)  # noqa: T201
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _end_idle_workers() -> int:
+    return end_idle_workers()
 
 
 def _undo(settings: Settings) -> None:

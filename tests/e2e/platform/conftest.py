@@ -110,6 +110,7 @@ def platform(request: pytest.FixtureRequest, folder: Path, docker: Client, anoth
     settings = {
         "MHS_ENGINE": engine,
         "MHS_HOST": HOST,
+        "PYTHONPATH": str(folder / engine / "release"),  # see Platform.release
         "MHS_SLIDES__ALLOW_PRIVATE": "true",
         "MHS_CLUSTER__DECLARED_GPUS": "3",
         "MHS_CLUSTER__MAX_WAITING": "1",

@@ -30,7 +30,7 @@ def test_dashboards_and_rules_have_what_they_ask_for(platform: Platform, zoo: in
         def missing() -> set[str]:
             return asked - set(seen.get("label/__name__/values"))
 
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 90
         while missing():
             assert time.monotonic() < deadline, (missing(), seen.get("targets")["activeTargets"])
             time.sleep(1)

@@ -1,22 +1,29 @@
-"""Workers that wait for the next attempt: one more is asked for exactly when one was used up."""
+"""What an upgrade does to workers that wait with the old code."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+import subprocess
+import sys
 
-import pytest
+# The shell stands in for a raylet: its children are a worker that waits, one at work, and one that ends the idle ones.
+_RAYLET = """
+(exec -a 'ray::IDLE' sleep 60) & idle=$!
+(exec -a 'ray::Attempt.run' sleep 60) & busy=$!
+"$1" -c 'from mhs_ray.actors.warm import end_idle_workers; print(end_idle_workers())'
+wait $idle; echo "idle $?"
+kill -0 $busy && echo 'busy lives'
+kill $busy
+"""
 
-from mhs_ray.actors import warm
 
-
-def test_a_task_that_used_a_fresh_worker_up_has_one_other_made_on_its_own_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    here = SimpleNamespace(get_node_id=lambda: "b")
-    monkeypatch.setattr(warm, "_fresh", True)
-    monkeypatch.setattr(warm.ray, "get_runtime_context", lambda: here)
-    monkeypatch.setattr(warm, "nodes", lambda: [{"NodeID": "a"}, {"NodeID": "b"}])
-    monkeypatch.setattr(warm, "prestart_worker", asked.append)
-    for _ in range(3):  # the worker is used again by later tasks
-        warm.replace_worker()
-    assert asked == [{"NodeID": "b"}]
+def test_only_a_nodes_own_workers_that_wait_are_ended() -> None:
+    other = subprocess.Popen(["bash", "-c", "exec -a 'ray::IDLE' sleep 60"])  # of another raylet
+    try:
+        done = subprocess.run(
+            ["bash", "-c", _RAYLET, "raylet", sys.executable], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.stdout.splitlines()[:3] == ["1", "idle 143", "busy lives"], done
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()

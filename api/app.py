@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from ray import serve
 
-from api import database_errors, errors, openapi
+from api import database_errors, errors, gateway_app, openapi
 from api.console import mount as console
 from api.http_watch import HttpWatch, Observe
 from api.intake import Intake
@@ -36,7 +36,6 @@ from api.routes import (
     usage,
 )
 from mhs_ray import __version__
-from mhs_ray.auth.buckets import Buckets
 from mhs_ray.domain.capacity import Capacity
 from mhs_ray.domain.errors import MhsError
 from mhs_ray.domain.settings import load_settings
@@ -94,19 +93,15 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         core, peers = await asyncio.to_thread(make or _on_ray)
-        app.state.core = core
         app.state.pushed = peers.pushed
         app.state.intake = Intake(core.db, core.tasks, peers.wake)
         app.state.nodes = peers.nodes
         app.state.metrics = PlatformMetrics(core)
         threading.Thread(target=app.state.metrics.prime, name="metrics", daemon=True).start()
-        app.state.traces = await asyncio.to_thread(
-            open_traces, core.settings.telemetry, core.keys.platform, "api", core.db
-        )
+        telemetry = core.settings.telemetry
+        traces = await asyncio.to_thread(open_traces, telemetry, core.keys.platform, "api", core.db)
+        gateway_app.serve_core(app, core, traces)
         app.state.observe_http = peers.observe_http
-        auth = core.settings.auth
-        # Each replica counts for itself, and Serve spreads a client's requests over all of them.
-        app.state.rates = Buckets(auth.rate / core.settings.api.replicas, auth.burst)
         app.state.capacity = peers.capacity
         app.state.readiness = lambda: _readiness(core, peers)
         yield

@@ -7,7 +7,9 @@ from fastapi import FastAPI
 from api import database_errors, errors
 from api.limits import BodyLimit
 from api.routes import gateway
+from mhs_ray.auth.buckets import Buckets
 from mhs_ray.services.core import Core
+from mhs_ray.telemetry.traces import Traces
 
 
 def build(core: Core) -> FastAPI:
@@ -16,6 +18,14 @@ def build(core: Core) -> FastAPI:
     app.add_middleware(BodyLimit)
     errors.install(app)
     database_errors.install(app)
-    app.state.core = core
+    serve_core(app, core, None)
     app.include_router(gateway.router)
     return app
+
+
+def serve_core(app: FastAPI, core: Core, traces: Traces | None) -> None:
+    """Give an application what the gateway's routes look for in its state."""
+    auth = core.settings.auth
+    app.state.core, app.state.traces = core, traces
+    # Each replica counts for itself, and Serve spreads a client's requests over all of them.
+    app.state.rates = Buckets(auth.rate / core.settings.api.replicas, auth.burst)

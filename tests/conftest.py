@@ -16,6 +16,14 @@ from tests.engines_fixtures import private_dockerd, private_podman, small_rootfs
 SMALL_IMAGE = "localhost/mhs-small:test"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is asked for by name only."""
+    if "torch" not in str(config.option.markexpr):
+        for item in items:
+            if item.get_closest_marker("torch"):
+                item.add_marker(pytest.mark.skip(reason="a base image with PyTorch takes minutes: pytest -m torch"))
+
+
 @pytest.fixture(scope="session")
 def small_rootfs_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_rootfs(tmp_path_factory.mktemp("rootfs"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,11 +64,18 @@ def _folder(item: Any) -> str:
     return str(item.file.src_uri).partition("/")[0]
 
 
+_COMMANDS = re.compile(r"^(```(sh|bash|shell|console)| {4}mhs )", re.MULTILINE)
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Say of a page that a test runs what is on it."""
-    if page.meta.get("run") != "platform":
+    """Say of a page with commands how far a test goes with them."""
+    if page.meta.get("run") == "platform":
+        note = "A test runs what is on this page, from top to bottom, on a real platform."
+    elif page.file.generated_by is None and _COMMANDS.search(markdown):
+        note = "A test checks that every `mhs` command and option on this page exists; it does not run them."
+    else:
         return markdown
-    return f"{markdown}\n\n---\n\n*A test runs what is on this page, from top to bottom, on a real platform.*\n"
+    return f"{markdown}\n\n---\n\n*{note}*\n"
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

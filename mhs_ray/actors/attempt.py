@@ -74,6 +74,7 @@ class Attempt:
                 order,
                 node,
                 gpus=[str(g) for g in gpus] if node.engine.info().gpus else [],
+                slot=[str(g) for g in gpus],
                 on_started=lambda: _set(loop, self._started),
                 echo=_echo,
             )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 
 from mhs_ray.actors.kit import fetch_kit, wait_for_ray
 from mhs_ray.attempt.runner import Node
+from mhs_ray.attempt.warm_order import FOLDER, live_hosts
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.engines import labels
 from mhs_ray.engines.pause import ensure_pause_image
@@ -92,12 +93,12 @@ def sweep_node(platform: str, alive: Callable[[], Collection[tuple[int, int]]]) 
     alive: asked only after what is here was listed, so that an attempt that begins meanwhile is safe.
     """
     node = open_node()
-    sandboxes, work = node.folder / "sandboxes", node.folder / "work"
-    folders = [f for parent in (sandboxes, work) if parent.is_dir() for f in parent.iterdir()]
+    parents = [node.folder / name for name in ("sandboxes", "work", FOLDER)]
+    folders = [f for parent in parents if parent.is_dir() for f in parent.iterdir()]
 
     @functools.cache
     def owned() -> frozenset[str]:
-        return frozenset(f"mhs-{platform}-{job}-{attempt}" for job, attempt in alive())
+        return frozenset((*(f"mhs-{platform}-{job}-{attempt}" for job, attempt in alive()), *live_hosts(node.folder)))
 
     removed = reap(node.engine, f"{labels.PLATFORM}={platform}", keep=lambda c: c.name.removesuffix("-net") in owned())
     for folder in folders:

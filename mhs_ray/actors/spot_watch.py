@@ -7,6 +7,7 @@ nothing more on a draining node, and the dispatcher gives back what still runs s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import signal
 import socket
@@ -27,6 +28,7 @@ from mhs_ray.platform.spot import AWS_METADATA, AwsNotices, watch
 log = logging.getLogger(__name__)
 _protocol: Any = autoscaler_pb2  # generated, without types
 _raylet: Any = ray._raylet
+_util: Any = ray.util
 
 
 def drainer(address: str, node_id: str | None) -> Callable[[datetime], None]:
@@ -47,7 +49,9 @@ def drainer(address: str, node_id: str | None) -> Callable[[datetime], None]:
 
 
 def _own_node(gcs: Any) -> str:
-    here = {"127.0.0.1", *(a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None))}
+    here = {"127.0.0.1", _util.get_node_ip_address()}
+    with contextlib.suppress(OSError):
+        here |= {str(a[4][0]) for a in socket.getaddrinfo(socket.gethostname(), None)}
     mine = [
         node_id.hex()
         for node_id, info in gcs.get_all_node_info().items()

@@ -17,7 +17,8 @@ class AttemptOrder:
     """Everything a node needs for one attempt. It crosses Ray only from the dispatcher to the attempt, on request.
 
     label: what people know the job by. jwt_token: good for this attempt only. host: HOST of the contract.
-    gateway_url: our API's base as the node reaches it. ca_bundles: trust stores inside the image.
+    gateway_url: our API's base as the node reaches it. ca_bundles: trust stores inside the image. company_id,
+    container_id: whose runnable container it is: a warm container serves no other.
     """
 
     platform: str
@@ -38,6 +39,8 @@ class AttemptOrder:
     slide_name: str
     gateway_url: str
     ca_bundles: tuple[str, ...] = ()
+    company_id: int = 0
+    container_id: int = 0
 
     @property
     def container_name(self) -> str:

@@ -50,7 +50,6 @@ class Prepared:
     """What is ready. timings: seconds per part."""
 
     slide: CachedSlide
-    sandbox: Sandbox
     timings: dict[str, float]
 
 
@@ -77,7 +76,7 @@ def prepare(
     order: AttemptOrder,
     engine: ContainerEngine,
     cache: SlideCache,
-    sandbox: Sandbox,
+    sandbox: Sandbox | None,
     stack: ExitStack,
     *,
     pulled: PulledImages,
@@ -87,7 +86,7 @@ def prepare(
 ) -> Prepared:
     """Make image, slide and sandbox ready; what must be undone is pushed on `stack`.
 
-    gate: raises when no job may start on this node.
+    sandbox: None where a warm container has its own. gate: raises when no job may start on this node.
 
     Raises SlideError first of all faults, since it is the one that a person can mend.
     """
@@ -113,9 +112,10 @@ def prepare(
         progress = _Progress(say)
         return stack.enter_context(cache.get(order.slide, on_progress=progress, cancelled=cancelled))
 
-    def isolate() -> Sandbox:
+    def isolate() -> None:
         gate()
-        return stack.enter_context(sandbox)
+        if sandbox is not None:
+            stack.enter_context(sandbox)
 
     with ThreadPoolExecutor(3, thread_name_prefix="prepare") as pool:
         slide = pool.submit(timed, "slide_s", fetch)
@@ -124,7 +124,7 @@ def prepare(
     errors = [e for e in (slide.exception(), image.exception(), isolation.exception()) if e is not None]
     if errors:
         raise errors[0]
-    return Prepared(slide.result(), sandbox, timings)
+    return Prepared(slide.result(), timings)
 
 
 def slide_files(slide: CachedSlide, folder: Path) -> tuple[Path, Path | None]:

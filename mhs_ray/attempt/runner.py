@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +21,14 @@ from mhs_ray.attempt.order import AttemptOrder, ContainerExit, Outcome
 from mhs_ray.attempt.prepare import failure_of, prepare, slide_files
 from mhs_ray.attempt.pulled import PulledImages
 from mhs_ray.attempt.tiles import TileFeedProcess, progress_key
+from mhs_ray.attempt.warm_lease import Lease, end_others, lease
+from mhs_ray.attempt.warm_order import warm_of
 from mhs_ray.domain.env import merge_env
 from mhs_ray.domain.errors import BlobError, EngineError, ExecError, MhsError
 from mhs_ray.domain.instances import INSTANCE_TYPES
 from mhs_ray.domain.settings import JobSettings
 from mhs_ray.domain.tile_feed import VARIABLE
+from mhs_ray.domain.warm import Warm
 from mhs_ray.engines import labels
 from mhs_ray.engines.usage import sample
 from mhs_ray.ports import BlobStore, ContainerEngine, ContainerSpec, ContainerStatus, Limits
@@ -67,7 +72,8 @@ class Node:
 class AttemptRunner:
     """Runs one order once. `stop` may come from any thread at any time.
 
-    on_started: called once the container's process runs. gpus: device ids that Ray assigned to this attempt.
+    on_started: called once the container's process runs. gpus: device ids that Ray assigned to this attempt. slot: the
+    same as Ray counts them, also where there is no device; a warm container waits for scans on its slot.
     """
 
     def __init__(
@@ -76,10 +82,11 @@ class AttemptRunner:
         node: Node,
         *,
         gpus: Sequence[str],
+        slot: Sequence[str] = (),
         on_started: Callable[[], None],
         echo: Callable[[str], None],
     ) -> None:
-        self._order, self._node, self._gpus = order, node, tuple(gpus)
+        self._order, self._node, self._gpus, self._slot = order, node, tuple(gpus), tuple(slot)
         self._pulled = PulledImages(node.folder / "images", node.engine)
         self._on_started, self._echo = on_started, echo
         self._stopped, self._timed_out = threading.Event(), threading.Event()
@@ -89,6 +96,8 @@ class AttemptRunner:
         self._slide_cached: bool | None = None
         self._feed: TileFeedProcess | None = None
         self._slide_sha256: tuple[str, ...] = ()
+        self._warm: dict[str, Any] = {}
+        self._stop_container: Callable[[], None] = self._stop_own
 
     def stop(self) -> None:
         """End the attempt; returns at once, `run` returns after the container's grace."""
@@ -106,7 +115,10 @@ class AttemptRunner:
         ended: ContainerExit | None = None
         failure = None
         try:
-            ended = self._run(writer)
+            warm = warm_of(order) if self._slot else None
+            if self._slot and warm is None:
+                end_others(self._node.folder, self._slot)
+            ended = self._run(writer) if warm is None else self._run_warm(writer, warm)
         except MhsError as error:
             failure = failure_of(error)
         except Exception as error:
@@ -147,8 +159,7 @@ class AttemptRunner:
                 pulled=self._pulled, gate=node.gate, say=writer.say, cancelled=self._stopped.is_set,
             )  # fmt: skip
             self._timings |= ready.timings
-            self._slide_cached = ready.slide.was_cached
-            self._slide_sha256 = ready.slide.sha256
+            self._slide_cached, self._slide_sha256 = ready.slide.was_cached, ready.slide.sha256
             # Pushed last, so removed first: the model container goes before its network and scratch.
             stack.callback(node.engine.remove, order.container_name)
             file, packed = slide_files(ready.slide, work)
@@ -171,8 +182,94 @@ class AttemptRunner:
                 self._feed = TileFeedProcess(series, spec, work / "tiles", threads, writer.say, self._tell_progress)
                 stack.enter_context(self._feed)
             ended = self._start(writer, sandbox, contract)
-            self._keep_debug_file(sandbox, writer)
+            if sandbox.debug_file is not None:
+                self._keep_debug_file(sandbox.debug_file, writer)
             return ended
+
+    def _run_warm(self, writer: LogWriter, warm: Warm) -> ContainerExit:
+        """Have a container that takes many scans do this one; the sandbox is its host's."""
+        order, node = self._order, self._node
+        work = node.folder / "work" / order.container_name
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, work, ignore_errors=True)
+            held = lease(order, warm, node.folder, self._slot, self._gpus, self._stopped.is_set)
+            with ThreadPoolExecutor(1, thread_name_prefix="lease") as pool:  # a fresh host takes a moment to open
+                leasing = pool.submit(stack.enter_context, held)
+                ready = prepare(
+                    order, node.engine, node.cache, None, stack,
+                    pulled=self._pulled, gate=node.gate, say=writer.say, cancelled=self._stopped.is_set,
+                )  # fmt: skip
+            host = leasing.result()
+            self._warm = {"container": host.name, "scan": host.scans + 1}
+            self._timings |= ready.timings
+            self._slide_cached, self._slide_sha256 = ready.slide.was_cached, ready.slide.sha256
+            file, packed = slide_files(ready.slide, work)
+            if self._stopped.is_set():
+                raise EngineError(node.engine.name, "start the container", "the job was cancelled")
+            grace = node.jobs.stop_grace.total_seconds()
+            self._stop_container = lambda: host.stop(grace)
+            message = {
+                "slide": str(file), "packed": str(packed) if packed else None, "name": order.slide_name,
+                "life_s": order.time_limit_s + _URL_SLACK_S,
+                "env": {
+                    "HOST": order.host, "TASK_ID": str(order.task_number), "SCAN_ID": str(order.scan_number),
+                    "JWT_TOKEN": order.jwt_token,
+                },
+            }  # fmt: skip
+            try:
+                return self._scan_warm(writer, host, message)
+            finally:
+                self._ended.set()
+
+    def _scan_warm(self, writer: LogWriter, host: Lease, message: dict[str, Any]) -> ContainerExit:
+        asked, engine = monotonic(), self._node.engine.name
+        for told in host.begin(message):
+            if "out" in told:
+                writer.output("stderr" if told["out"] == "stderr" else "stdout", base64.b64decode(told["data"]))
+            elif "urls" in told:
+                writer.redact(told["urls"])
+            elif "denied" in told:
+                writer.say(f"blocked: {told['denied']} is not among the hosts that this container may reach")
+            elif "started" in told:
+                self._timings["start_s"] = round(monotonic() - asked, 3)
+                age = f"which has run for {host.age_s:.0f} s" if host.scans else "just started"
+                writer.say(f"scan {host.scans + 1} of the warm container {host.name}, {age}, begins")
+                self._on_started()
+                threading.Thread(
+                    target=self._guard, args=(told["started"], host.scans > 0), name="guard", daemon=True
+                ).start()
+            elif "error" in told:
+                kind = ExecError if told["error"] == "exec" else EngineError
+                if kind is EngineError:
+                    self._pulled.forget(self._order.image)
+                raise kind(engine, str(told["operation"]), str(told["detail"]))
+            elif "exit_code" in told:
+                return self._warm_end(writer, host, told)
+        raise EngineError(engine, "run a warm container", f"the host of {host.name} died")
+
+    def _warm_end(self, writer: LogWriter, host: Lease, told: dict[str, Any]) -> ContainerExit:
+        self._ended.set()
+        self._watch.look()
+        if told.get("debug"):
+            self._keep_debug_file(Path(told["debug"]), writer)
+        if told.get("left_out"):
+            writer.say(f"{told['left_out']} bytes that the container wrote between two scans were left out")
+        if not told["warm"]:
+            writer.say(f"container exited with code {told['exit_code']}")
+        elif told["exit_code"]:
+            said = str(told.get("message", ""))
+            if said and not any(said.splitlines()[0] in line for line in writer.tail[-5:]):
+                writer.output("stderr", f"{said}\n".encode())
+            writer.say(f"scan {host.scans + 1} of {host.name} failed, as if by exit code {told['exit_code']}")
+        else:
+            writer.say(f"scan {host.scans + 1} of {host.name} is done; the container waits for the next one")
+        return ContainerExit(
+            exit_code=int(told["exit_code"]),
+            oom_killed=bool(told["oom_killed"]),
+            timed_out=self._timed_out.is_set(),
+            stopped=self._stopped.is_set(),
+            log_tail=tuple(writer.tail),
+        )
 
     def _start(self, writer: LogWriter, sandbox: Sandbox, contract: dict[str, str]) -> ContainerExit:
         order, engine = self._order, self._node.engine
@@ -195,7 +292,7 @@ class AttemptRunner:
             self._timings["start_s"] = round(monotonic() - asked, 3)
             writer.say("container started")
             self._on_started()
-            threading.Thread(target=self._guard, args=(status,), name="guard", daemon=True).start()
+            threading.Thread(target=self._guard, args=(status.pid, False), name="guard", daemon=True).start()
 
         if self._stopped.is_set():
             raise EngineError(engine.name, "start the container", "the job was cancelled")
@@ -219,10 +316,13 @@ class AttemptRunner:
             log_tail=tuple(writer.tail),
         )
 
-    def _guard(self, status: ContainerStatus) -> None:
+    def _stop_own(self) -> None:
+        self._node.engine.stop(self._order.container_name, self._node.jobs.stop_grace.total_seconds())
+
+    def _guard(self, pid: int | None, used: bool) -> None:
         """Watch a running container: what it uses, its time limit, and whether somebody wants it stopped."""
         deadline = monotonic() + self._order.time_limit_s
-        self._watch.begin(status.pid)
+        self._watch.begin(pid, used)
         pause = _FIRST_SAMPLE_S  # often at first: a short container would end unseen
         while not self._ended.is_set():
             if self._stopped.wait(min(pause, max(0.01, deadline - monotonic()))):
@@ -234,17 +334,14 @@ class AttemptRunner:
                 break
         if not self._ended.is_set():
             with suppress(EngineError):
-                self._node.engine.stop(self._order.container_name, self._node.jobs.stop_grace.total_seconds())
+                self._stop_container()
 
     def _tell_progress(self, progress: dict[str, Any]) -> None:
         # A full store costs the progress only, and the next telling is seconds away.
         with suppress(BlobError):
             self._node.blobs.put(progress_key(self._order.job_id, self._order.attempt), json.dumps(progress).encode())
 
-    def _keep_debug_file(self, sandbox: Sandbox, writer: LogWriter) -> None:
-        file = sandbox.debug_file
-        if file is None:
-            return
+    def _keep_debug_file(self, file: Path, writer: LogWriter) -> None:
         key = f"jobs/{self._order.job_id}/attempts/{self._order.attempt}/debug"
         try:
             with file.open("rb") as data:
@@ -278,6 +375,7 @@ class AttemptRunner:
             "slide_cached": self._slide_cached,
             "slide_sha256": list(self._slide_sha256),
             **({"tiles": self._feed.progress} if self._feed else {}),
+            **({"warm": self._warm} if self._warm else {}),
         }
 
 
@@ -292,10 +390,12 @@ class _Watch:
         self.memory_peak_bytes: int | None = None
         self._pid: int | None = None
         self._start, self._every, self._next = 0.0, 0.0, 0.0
+        self._before: float | None = 0.0  # CPU seconds that were not for this attempt
 
-    def begin(self, pid: int | None) -> None:
-        """Start to watch the container whose init process is `pid`."""
+    def begin(self, pid: int | None, used: bool) -> None:
+        """Start to watch the container whose init process is `pid`. used: other scans had it before."""
         self._pid, self._start = pid, monotonic()
+        self._before = None if used else 0.0
         self.look()
 
     def look(self) -> None:
@@ -304,11 +404,15 @@ class _Watch:
         if usage is None:
             return
         now = monotonic() - self._start
-        self.cpu_s = usage.cpu_s if usage.cpu_s is not None else self.cpu_s
+        cpu_s = usage.cpu_s
+        if cpu_s is not None:
+            if self._before is None:
+                self._before = cpu_s
+            self.cpu_s = cpu_s = round(cpu_s - self._before, 3)
         known = [b for b in (usage.memory_peak_bytes, usage.memory_bytes, self.memory_peak_bytes) if b is not None]
         self.memory_peak_bytes = max(known, default=None)
         if now >= self._next:
-            self.series.append((round(now, 1), usage.cpu_s, usage.memory_bytes))
+            self.series.append((round(now, 1), cpu_s, usage.memory_bytes))
             if len(self.series) >= self._MAX_POINTS:
                 self.series = self.series[::2]
                 self._every = 2 * (self._every or _SAMPLE_S)

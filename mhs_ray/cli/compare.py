@@ -17,7 +17,6 @@ from mhs_ray.cli.command import CommandFailed
 from mhs_ray.cli.connect import connect
 from mhs_ray.cli.signals import ended_by_signals
 from mhs_ray.client import Client
-from mhs_ray.domain.env import EnvVar
 from mhs_ray.domain.errors import InvalidInputError, SlideError
 from mhs_ray.domain.settings import load_settings
 from mhs_ray.local.exits import DIFFERENT
@@ -126,7 +125,7 @@ def _images(
     settings = load_settings()
     slides = [trial.existing(s) for s in scan] + ([str(trial.demo(settings))] if demo_slide else [])
     names = _names(slides)
-    variables = [EnvVar(k, v) for k, v in trial.pairs(env, "--env").items()]
+    variables = trial.checked_env(env)
     made = []
     with ended_by_signals(), trial.standing(settings) as here:
         for letter, (kind, rest) in zip("ab", kinds, strict=True):

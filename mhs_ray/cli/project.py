@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mhs_ray.cli import output, trial
+from mhs_ray.cli import output, plain_run, trial
 from mhs_ray.cli.command import command
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.settings import load_settings
@@ -18,21 +18,33 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     command(app, rich_help_panel="Making a model")(init)
     command(app, "test", rich_help_panel="Making a model")(trial.try_image)
+    command(app, "local-env", rich_help_panel="Making a model")(plain_run.local_env)
     command(app, "base-image", rich_help_panel="Making a model")(base_image)
     command(app, rich_help_panel="The platform on this machine")(bench)
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder that is empty or does not exist")],
-    template: Annotated[str, typer.Option(help="which one to start from")] = "plain",
-    tiles: Annotated[bool, typer.Option("--tiles", help="a model that gets tiles instead of a slide")] = False,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="a folder that is empty or does not exist")
+    ] = None,
+    template: Annotated[str, typer.Option(help="which one to start from; see --list")] = "plain",
+    tiles: Annotated[bool, typer.Option("--tiles", help="the same as --template tiles")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="tell which templates there are")] = False,
 ) -> None:
     """Start a model: a folder with main.py, a Dockerfile and a results client.
 
     Example: mhs init my-model
-    """
-    from mhs_ray.templates import write_template
 
+    Example: mhs init my-model --template torch
+    """
+    from mhs_ray.templates import TEMPLATES, write_template
+
+    if listed:
+        rows = [{"template": name, "what": what} for name, what in TEMPLATES.items()]
+        output.emit(rows, lambda r: output.table(r, ("template", "what"), ""))
+        return
+    if folder is None:
+        raise InvalidInputError.at("DIR", "name the folder to make, or ask for --list")
     template = "tiles" if tiles else template
     files = write_template(template, folder)
     document = {"folder": str(folder), "template": template, "files": [str(f) for f in files]}
@@ -41,7 +53,7 @@ def init(
         for file in files:
             output.line(str(folder / file))
         output.note(
-            f"next: read {folder / 'README.md'}, then put your model into "
+            f"next: mhs test --build {folder} --demo-slide; read {folder / 'README.md'}, then put your model into "
             f"{'score_tiles' if template == 'tiles' else 'process_image'}() in {folder / 'main.py'}"
         )
 

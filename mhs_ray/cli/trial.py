@@ -14,8 +14,9 @@ from rich.text import Text
 from mhs_ray.cli import output, story
 from mhs_ray.cli.command import CommandFailed
 from mhs_ray.cli.signals import ended_by_signals
-from mhs_ray.domain.env import EnvVar
+from mhs_ray.domain.env import EnvVar, check_env
 from mhs_ray.domain.errors import AdmissionError, InvalidInputError, NotFoundError
+from mhs_ray.domain.instances import INSTANCE_TYPES
 from mhs_ray.domain.settings import Settings, load_settings
 from mhs_ray.local.exits import EXIT_CODES, REFUSED, exit_code
 
@@ -64,14 +65,18 @@ def try_image(
         raise InvalidInputError.at("IMAGE", "name an image, or a folder to build it from with --build")
     if (scan is None) != demo_slide:
         raise InvalidInputError.at("--scan", "name a slide, or have one made by --demo-slide")
-    variables = pairs(env, "--env")
+    variables = checked_env(env)
+    if instance_type not in INSTANCE_TYPES:
+        raise InvalidInputError.at(
+            "--instance-type", f"{instance_type[:60]!r} is not one of {', '.join(INSTANCE_TYPES)}"
+        )
     slide = str(demo(settings)) if scan is None else existing(scan)
     with ended_by_signals(), standing(settings) as here:
         if build is not None:
             image = build_here(here.engine, build, pairs(build_arg, "--build-arg"))
         assert image is not None
         document = try_one(
-            here, image, slide, [EnvVar(k, v) for k, v in variables.items()], folder, instance_type=instance_type,
+            here, image, slide, variables, folder, instance_type=instance_type,
             gpus=gpus, time_limit=time_limit, host=host,
         )  # fmt: skip
     finish(document)
@@ -182,6 +187,14 @@ def pairs(given: Sequence[str], option: str) -> dict[str, str]:
             raise InvalidInputError.at(option, "write NAME=VALUE")  # not what was given: it may be a secret
         found[name] = value
     return found
+
+
+def checked_env(given: Sequence[str]) -> list[EnvVar]:
+    """Return K=V words as variables that a runnable container may have. Raises InvalidInputError."""
+    variables = [EnvVar(name, value) for name, value in pairs(given, "--env").items()]
+    if faults := check_env(variables, "--env"):
+        raise InvalidInputError(faults)
+    return variables
 
 
 def show(document: dict[str, Any]) -> None:

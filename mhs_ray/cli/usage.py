@@ -24,18 +24,19 @@ def add_to(app: typer.Typer) -> None:
 def usage(
     since: Day = None,
     until: Day = None,
+    everybody: Annotated[bool, typer.Option("--all", help="of every company; asks as the operator")] = False,
     out: Annotated[Path | None, typer.Option("--output", "-o", help="a .parquet file to write instead")] = None,
 ) -> None:
-    """Show GPU-seconds by day, company and instance type: of your company, or of all for an operator.
+    """Show GPU-seconds by day, company and instance type: of your company, or of all.
 
     An attempt counts on the day it ended. platform_gpu_s is the part that failures of the platform wasted: leave it
     out of a bill.
 
-    Example: mhs usage --since 2026-03-01 --until 2026-03-31 -o march.parquet
+    Example: mhs usage --all --since 2026-03-01 --until 2026-03-31 -o march.parquet
     """
     if out is not None and out.suffix != ".parquet":
         raise InvalidInputError.at("--output", f"{out} must end with .parquet")
-    with connect() as mhs:
+    with connect(operator=everybody) as mhs:
         if out is None:
             output.emit(mhs.usage(since, until), _show)
             return

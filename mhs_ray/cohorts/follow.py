@@ -53,7 +53,7 @@ def _invalid(faults: Sequence[RowFault]) -> InvalidInputError:
 
 def watch(
     cohorts: Cohorts, cohort_id: int, *, on_change: Callable[[Cohort], None], dataset: Dataset | None = None,
-    every_s: float = _AGAIN_S, slides_at: Path | None = None,
+    every_s: float | None = None, slides_at: Path | None = None,
 ) -> Cohort:  # fmt: skip
     """Return the cohort once it ended; results go to `dataset` as slides end. A platform that is away is waited for.
 
@@ -82,7 +82,7 @@ def watch(
             silent += 1
             if silent > _PATIENCE:
                 raise
-        time.sleep(every_s)
+        time.sleep(_AGAIN_S if every_s is None else every_s)
 
 
 def progress_line(cohort: Cohort) -> str:

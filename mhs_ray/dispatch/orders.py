@@ -45,6 +45,8 @@ def make_order(core: Core, job: Job) -> AttemptOrder:
         slide_name=row.scan_name,
         gateway_url=core.endpoints.api_url,
         ca_bundles=tuple(details.get("ca_bundles", ())),
+        company_id=job.company_id,
+        container_id=job.container_id,
     )
 
 

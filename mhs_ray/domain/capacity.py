@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-_QUOTA: Final = re.compile(r"quota|limit\s*exceeded|limitexceeded|vcpulimit", re.IGNORECASE)
+from mhs_ray.domain.launch_failures import explain_launch_failure
+
 _WORDS: Final = 300
 
 
@@ -33,7 +33,7 @@ def why_waiting(instance_type: str, here: Capacity, now: datetime) -> str:
     if here.refused is not None and not here.starting:
         words = " ".join(here.refused.split())[:_WORDS]
         said = f": {words}" if words else "; the autoscaler's log on the head says why"
-        if _QUOTA.search(words):
+        if explain_launch_failure(words).kind == "quota":
             return f"the account's quota allows no further {instance_type} node{said}"
         return f"no {instance_type} node is to be had now{said}; it is asked for again"
     if here.starting:

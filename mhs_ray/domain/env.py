@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mhs_ray.domain import tile_feed
+from mhs_ray.domain import tile_feed, warm
 from mhs_ray.domain.errors import Fault
 
 RESERVED: Final = frozenset(
@@ -18,11 +18,15 @@ RESERVED: Final = frozenset(
 PLATFORM: Final = frozenset(
     {
         "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
-        tile_feed.SOCKET_VARIABLE, "LD_PRELOAD", "NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES",
+        tile_feed.SOCKET_VARIABLE, warm.SOCKET_VARIABLE, "LD_PRELOAD", "NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES",
     }
 )  # fmt: skip
 """Names that would break the sandbox's way out or the GPU that was assigned."""
 
+_PARSED: Final[Mapping[str, Callable[[str], object]]] = {
+    tile_feed.VARIABLE: tile_feed.parse_tile_feed,
+    warm.VARIABLE: warm.parse_warm,
+}
 MAX_VALUE_BYTES: Final = 32 * 1024
 MAX_TOTAL_BYTES: Final = 96 * 1024
 MAX_VARIABLES: Final = 200
@@ -56,9 +60,9 @@ def check_env(variables: Sequence[EnvVar], path: str = "$.env") -> list[Fault]:
             faults.append(Fault(f"{at}.name", f"{var.name} is set by the platform's sandbox; choose another name"))
         elif var.name in seen:
             faults.append(Fault(f"{at}.name", f"{var.name} is given twice (also at {path}[{seen[var.name]}])"))
-        if var.name == tile_feed.VARIABLE:
+        if var.name in _PARSED:
             try:
-                tile_feed.parse_tile_feed(var.value)
+                _PARSED[var.name](var.value)
             except ValueError as error:
                 faults.append(Fault(f"{at}.value", str(error)))
         if "\x00" in var.value:

@@ -12,7 +12,7 @@ REFUSED: Final = "refused"
 _RESULTS: Final = (FailureCode.NO_RESULTS, FailureCode.INVALID_RESULTS)
 EXIT_CODES: Final[Mapping[int, str]] = {
     0: "succeeded, with valid results",
-    1: "it could not be tried: no engine, a failed build, no such image or slide",
+    1: "it could not be tried: no engine, a failed build, no such image or slide, a wrong value",
     2: "wrong use of the command",
     4: "the model failed: its exit code, memory, time, or an entrypoint that cannot be started",
     5: "no results, or results that Techcyte would refuse",

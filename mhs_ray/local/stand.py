@@ -290,7 +290,7 @@ class Stand:
         # Not looked at here: what is wrong with it the attempt finds, as with a slide that Techcyte names.
         source = slide_source(trial.slide)
         is_path = source.urls[0].startswith("file:")
-        path = Path(unquote(urlsplit(source.urls[0]).path))
+        path = Path(trial.slide).resolve() if is_path else Path(unquote(urlsplit(trial.slide).path))
         location: dict[str, Any] = {"path": str(path)} if is_path else {"urls": list(source.urls)}
         made = self.core.scans.scans.create(
             self._who.company_id, self._who.name, name=path.name or "slide",
@@ -340,4 +340,4 @@ def slide_source(slide: str) -> SlideSource:
     """Return where the bytes of a path or an http(s) URL are."""
     if urlsplit(slide).scheme in ("http", "https"):
         return SlideSource((slide,))
-    return SlideSource((Path(slide).resolve().as_uri(),))
+    return SlideSource.of_path(Path(slide).resolve())

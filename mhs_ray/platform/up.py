@@ -187,7 +187,7 @@ def ray_environment(home: Path, own: Mapping[str, str], *, joins: str | None = N
         "RAY_DEDUP_LOGS": "0",
         "RAY_preload_python_modules": "mhs_ray.actors.preload",
         "RAY_ENABLE_RECORD_ACTOR_TASK_LOGGING": "1",
-        **NODE_HEALTH,
+        **{name: own.get(name, value) for name, value in NODE_HEALTH.items()},
         "PATH": f"{Path(sys.executable).parent}:{own.get('PATH', os.defpath)}",
     }
 
@@ -298,7 +298,7 @@ def remove_containers(settings: Settings) -> None:
         reap(engine, f"{labels.PLATFORM}={platform}", keep=lambda _container: False)
     except MhsError as error:
         log.warning("containers could not be looked for: %s", error)
-    for name in ("sandboxes", "work"):
+    for name in ("sandboxes", "work", "warm"):
         if (settings.node_dir / name).is_dir():
             sweep(settings.node_dir / name, ())
 

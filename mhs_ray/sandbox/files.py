@@ -67,6 +67,11 @@ class FileServer:
         """Serve the file at `path` as object `name`; clients that ask are told that it is called `filename`."""
         self._published[self._object_path(name)] = _Published(path, filename)
 
+    def withdraw(self, name: str) -> None:
+        """Serve object `name` no more and take no upload of it, whatever URLs of it are about."""
+        self._published.pop(self._object_path(name), None)
+        self._accepted.pop(self._object_path(name), None)
+
     def accept(self, name: str) -> None:
         """Take uploads of object `name`, a plain file name; each complete one replaces the one before."""
         self._accepted[self._object_path(name)] = name

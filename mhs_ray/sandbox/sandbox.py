@@ -48,14 +48,14 @@ _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 
 DEFAULT_DEBUG_BYTES: Final = 2 << 30
-_TRUST_TARGET: Final = "/etc/mhs/trust.pem"
+TRUST_TARGET: Final = "/etc/mhs/trust.pem"
 _TRUST_STORE: Final = re.compile(
     r"/(?!proc/|sys/|dev/|run/|tmp/|var/tmp/|input/|output/|scratch/)[!-~]{1,1000}\.(?:pem|crt)"
 )
 _MAX_STORES: Final = 32
 _START_S: Final = 120
 _PAUSE_LIMITS: Final = Limits(cpus=0.2, memory_bytes=64 << 20, pids=64, shm_bytes=1 << 20, open_files=1024)
-_TRUST_VARIABLES: Final = (
+TRUST_VARIABLES: Final = (
     "REQUESTS_CA_BUNDLE",
     "SSL_CERT_FILE",
     "CURL_CA_BUNDLE",
@@ -236,7 +236,7 @@ class Sandbox:
         proxy = f"http://127.0.0.1:{PROXY_PORT}"
         variables = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": ""}
         variables |= {name.lower(): value for name, value in variables.items()}
-        return {**variables, **dict.fromkeys(_TRUST_VARIABLES, _TRUST_TARGET), "HOME": "/tmp"}  # noqa: S108
+        return {**variables, **dict.fromkeys(TRUST_VARIABLES, TRUST_TARGET), "HOME": "/tmp"}  # noqa: S108
 
     def slide_url(self, path: Path, filename: str, expires_in_s: float, *, name: str = "slide") -> str:
         """Serve the file at `path` to the container; return the signed URL it is reached by.
@@ -247,14 +247,23 @@ class Sandbox:
         files.publish(name, path, filename)
         return files.url(name, "GET", time.time() + expires_in_s)
 
-    def debug_url(self, expires_in_s: float) -> str:
-        """Return the signed URL to which the container may PUT its debug zip."""
-        return _opened(self._files).url("debug", "PUT", time.time() + expires_in_s)
+    def debug_url(self, expires_in_s: float, *, name: str = "debug") -> str:
+        """Return the signed URL to which the container may PUT its debug zip. name: a plain one, of the object."""
+        _opened(self._files).accept(name)
+        return _opened(self._files).url(name, "PUT", time.time() + expires_in_s)
 
     @property
     def debug_file(self) -> Path | None:
         """The debug zip if the container has put one; gone after `close`."""
-        return _opened(self._files).uploaded("debug")
+        return self.uploaded("debug")
+
+    def uploaded(self, name: str) -> Path | None:
+        """`debug_file` of another object."""
+        return _opened(self._files).uploaded(name)
+
+    def withdraw(self, name: str) -> None:
+        """Have every URL of an object lead nowhere from now on."""
+        _opened(self._files).withdraw(name)
 
     @property
     def denied(self) -> Mapping[str, int]:
@@ -308,7 +317,7 @@ def trust_targets(ca_bundles: Sequence[str]) -> tuple[str, ...]:
     can have are taken.
     """
     sane = [path for path in ca_bundles if _TRUST_STORE.fullmatch(path) and posixpath.normpath(path) == path]
-    return tuple(dict.fromkeys((_TRUST_TARGET, *SYSTEM_ROOTS[:2], *sane[:_MAX_STORES])))
+    return tuple(dict.fromkeys((TRUST_TARGET, *SYSTEM_ROOTS[:2], *sane[:_MAX_STORES])))
 
 
 def _opened(part: _T | None) -> _T:

@@ -9,7 +9,6 @@ from mhs_ray.domain.errors import ConflictError
 from mhs_ray.domain.models import ImageRef, Job, Principal
 from mhs_ray.ports import RegistryCredential
 from mhs_ray.services.core import Core
-from mhs_ray.services.scans import JOB_URL_LIFE
 from mhs_ray.store.sql.containers import open_env
 
 
@@ -39,7 +38,8 @@ def replay_facts(core: Core, who: Principal, job_id: int) -> ReplayFacts:
     row = core.jobs.jobs.row(job_id)
     ref, _ = core.images.images.reference(row.image_version_id)
     location = core.scans.scans.location(job.scan_id)
-    url = core.scans.signed_url(who, job.scan_id, JOB_URL_LIFE)[0] if "key" in location else None
+    ours = "key" in location or "s3" in location
+    [url] = core.scans.sources(job.scan_id)[0] if ours else (None,)
     result = core.jobs.results.of_job(who.company_id, job_id)
     env = open_env(core.db, row.env)
     return ReplayFacts(

@@ -13,6 +13,7 @@ from mhs_ray.domain.errors import ConflictError, InvalidInputError, SlideError
 from mhs_ray.domain.models import Principal, Scan, ScanStatus
 from mhs_ray.ports import BlobStore
 from mhs_ray.services.names import clean_name
+from mhs_ray.slides.cache import SlideSource
 from mhs_ray.slides.check import check_slide_isolated
 from mhs_ray.slides.fetch import FetchLimits, revalidate
 from mhs_ray.slides.reader import SlideFacts
@@ -125,7 +126,7 @@ class ScanService:
             identity = f"{location['key']} {stored.etag}" if stored else None
             return (self._blobs.sign(location["key"], "GET", JOB_URL_LIFE, location["filename"]),), identity
         if "path" in location:
-            return (Path(location["path"]).as_uri(),), None
+            return SlideSource.of_path(Path(location["path"])).urls, None
         if "s3" in location and self._s3 is not None:
             return (self._s3.sign(location["s3"], JOB_URL_LIFE),), None
         return tuple(location["urls"]), None

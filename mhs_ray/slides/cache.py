@@ -57,6 +57,12 @@ class SlideSource:
     urls: tuple[str, ...]
     identity: str | None = None
 
+    @classmethod
+    def of_path(cls, path: Path) -> SlideSource:
+        """Return the source of a file, or of a folder with the files of a DICOM series. path: absolute."""
+        files = sorted(filter(_is_dicom, path.rglob("*"))) if path.is_dir() else ()
+        return cls(tuple(file.as_uri() for file in files or (path,)))
+
     @property
     def key(self) -> str:
         """Name of the cache entry; presigned URLs of the same object share it."""
@@ -360,6 +366,10 @@ class SlideCache:
             etags=tuple(meta["etags"]),
             was_cached=was_cached,
         )
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0 and sniff(path) is Kind.DICOM
 
 
 def _size(path: Path) -> int:

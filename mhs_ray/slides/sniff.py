@@ -66,7 +66,7 @@ def describe_bytes(head: bytes) -> str:
     for magic, words in _KNOWN:
         if head.startswith(magic):
             return words
-    return "not a format this platform reads"
+    return "no format that this platform reads"
 
 
 def _head(path: Path) -> bytes:

@@ -9,14 +9,27 @@ from typing import Final
 from mhs_ray.domain.errors import ConflictError, NotFoundError
 
 _HERE: Final = Path(__file__).resolve().parent
-_BASES: Final = {"tiles": "plain"}
-"""A template that is another one with some files changed and added."""
+_BASES: Final = {
+    "tiles": ("plain",),
+    "warm": ("plain",),
+    "torch": ("plain", "_polygons"),
+    "dicom": ("plain", "_polygons"),
+}
+"""A template that is others with some files changed and added."""
+TEMPLATES: Final = {
+    "plain": "four squares on any slide, and all that is around a model",
+    "tiles": "tiles from the platform, decoded, at a size and resolution of yours; nothing is downloaded",
+    "warm": "a model that is loaded once and takes scan after scan",
+    "torch": "a small PyTorch model with its weights and its training: brown stain in immunohistochemistry",
+    "dicom": "every level of a DICOM slide, from SCAN_URL_ZIP",
+}
+"""Name → what it does, in one line."""
 _LEFT_OUT: Final = shutil.ignore_patterns("__pycache__", "*.pyc", ".pytest_cache", ".ruff_cache", ".mypy_cache")
 
 
 def template_names() -> list[str]:
     """Return the templates there are."""
-    return sorted(p.name for p in _HERE.iterdir() if p.is_dir() and not p.name.startswith(("_", ".")))
+    return list(TEMPLATES)
 
 
 def write_template(name: str, dest: Path) -> list[Path]:
@@ -31,8 +44,8 @@ def write_template(name: str, dest: Path) -> list[Path]:
     if dest.is_dir() and any(dest.iterdir()):
         raise ConflictError(f"{dest} is not empty; name a folder that is empty or does not exist")
     try:
-        if name in _BASES:
-            shutil.copytree(_HERE / _BASES[name], dest, ignore=_LEFT_OUT, dirs_exist_ok=True)
+        for base in _BASES.get(name, ()):
+            shutil.copytree(_HERE / base, dest, ignore=_LEFT_OUT, dirs_exist_ok=True)
             shutil.rmtree(dest / "tests", ignore_errors=True)  # they try what is changed here
         shutil.copytree(_HERE / name, dest, ignore=_LEFT_OUT, dirs_exist_ok=True)
     except OSError as error:

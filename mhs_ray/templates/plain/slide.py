@@ -1,6 +1,7 @@
 """One way to open SVS, TIFF and DICOM slides: `open_slide`.
 
-A slide has `dimensions` (width and height in level-0 pixels), `thumbnail(longest_side)` and
+A slide has `dimensions` (width and height in level-0 pixels), `mpp` (microns per level-0 pixel, None where the file
+does not tell), `downsamples` (level-0 pixels per pixel of each level), `thumbnail(longest_side)` and
 `read_region((x, y), level, (width, height))` with x and y in level-0 pixels; both give RGB PIL images.
 """
 
@@ -61,6 +62,9 @@ class TiffSlide(Slide):
     def __init__(self, slide):
         self._slide = slide
         self.dimensions = slide.dimensions
+        self.downsamples = tuple(getattr(slide, "level_downsamples", (1.0,)))
+        told = slide.properties.get("openslide.mpp-x")
+        self.mpp = float(told) if told else None
 
     def read_region(self, location, level, size):
         return self._slide.read_region(location, level, size).convert("RGB")
@@ -86,6 +90,12 @@ class DicomSlide(Slide):
         if data.BitsAllocated != 8:
             raise ValueError(f"{path} has {data.BitsAllocated} bits a sample; 8 are supported")
         self.dimensions = (int(data.TotalPixelMatrixColumns), int(data.TotalPixelMatrixRows))
+        self.downsamples = (1.0,)
+        try:
+            measures = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+            self.mpp = float(measures.PixelSpacing[0]) * 1000
+        except (AttributeError, IndexError):
+            self.mpp = None
 
     def _frames(self):
         """Yield (x, y, picture) of each tile."""

@@ -24,10 +24,12 @@ from api.console import assets
 from mhs_ray.attempt.logbook import LogWriter
 from mhs_ray.auth.clients import hash_secret
 from mhs_ray.auth.tokens import AttemptIdentity
+from mhs_ray.domain.cohorts import Cohort
 from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.domain.models import Algorithm, Job, Principal, Role, Scan
 from mhs_ray.domain.settings import Settings
 from mhs_ray.domain.states import JobEvent
+from mhs_ray.services.cohorts import ManifestRow
 from mhs_ray.services.core import Core, build_core
 from mhs_ray.services.images import ImageService
 from mhs_ray.services.policy import page_origins
@@ -70,6 +72,7 @@ class Site:
     algorithm: Algorithm = field(init=False)
     succeeded: Job = field(init=False)
     failed: Job = field(init=False)
+    cohort: Cohort = field(init=False)
 
     def client(self, role: Role, name: str) -> str:
         """Make an API client of the company; return its id. All have the same secret."""
@@ -135,6 +138,13 @@ class Site:
         job = self.run()
         self.log(job, *(f"line {n} of the model" for n in range(1500)))
         self.succeeded = self.succeed(job)
+        self.cohort = self.core.cohorts.create(
+            owner, key="lung", container="Mitosis container", manifest="0" * 64, rows=1, canary=1, name="Lung",
+            skip_known=True, mixed_formats=False,
+        )[0]  # fmt: skip
+        self.core.cohorts.add(owner, self.cohort.id, [ManifestRow(1, "demo", f"scan:{self.scan.id}")])
+        self.core.cohorts.start(owner, self.cohort.id, leave_out_bad=False)
+        self.core.cohorts.cancel(owner, self.cohort.id)
         job = self.run()
         self.log(job, "Boom")
         self.failed = self.fail(job)

@@ -23,6 +23,8 @@ PAGES = {
     "/console/algorithms/{algorithm}": "Mitosis finder",
     "/console/scans": "Scans",
     "/console/scans/{scan}": "Demo slide",
+    "/console/cohorts": "Cohorts",
+    "/console/cohorts/{cohort}": "Lung",
     "/console/jobs": "Jobs and Logs",
     "/console/jobs/{succeeded}": "Job",
     "/console/jobs/{failed}": "Job",
@@ -36,7 +38,7 @@ def _address(site: Site, pattern: str) -> str:
     image = site.world.containers.get(site.company, container).image_id
     return pattern.format(
         image=image, container=container, algorithm=site.algorithm.id, scan=site.scan.id,
-        succeeded=site.succeeded.id, failed=site.failed.id,
+        succeeded=site.succeeded.id, failed=site.failed.id, cohort=site.cohort.id,
     )  # fmt: skip
 
 
@@ -86,3 +88,12 @@ def test_the_cluster_is_for_operators(site: Site, page: Page, stranger: Page) ->
     expect(stranger).to_have_url(re.compile("/console/cluster"))
     expect(stranger.get_by_role("heading", name="Usage by company")).to_be_visible()
     assert _serious(stranger) == []
+
+
+def test_a_cohort_is_resumed_and_cancelled_by_its_buttons(site: Site, page: Page) -> None:
+    page.goto(f"/console/cohorts/{site.cohort.id}")
+    expect(page.get_by_text("cancelled by ann")).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_text("It goes on.")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("cancelled by Ada")).to_be_visible()

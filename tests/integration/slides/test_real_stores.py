@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from mhs_ray.domain.errors import SlideFetchError
+from mhs_ray.domain.errors import InvalidInputError, SlideFetchError
 from mhs_ray.ports import BlobStore
 from mhs_ray.slides.cache import SlideCache, SlideSource
 from mhs_ray.slides.fetch import FetchLimits, fetch
+from mhs_ray.slides.fingerprint import glance
 from mhs_ray.slides.url_guard import UrlPolicy
+from mhs_ray.store.blobs.s3_slides import S3Slides
 from tests.blob_server_fixtures import blob_server
 from tests.s3_fixtures import seaweedfs
 
@@ -74,3 +76,31 @@ def test_the_node_keeps_one_copy_until_the_object_changes(blobs: BlobStore, slid
     ):
         pass
     assert error.value.reason == "forbidden"
+
+
+def test_a_slide_in_a_bucket_that_is_allowed_is_looked_at_and_signed_anew(
+    slide_bytes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with seaweedfs() as server:
+        blobs = server.blobs("pathology")
+        blobs.put("lung/a.svs", slide_bytes)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
+        s3 = S3Slides(["pathology/lung"], server.endpoint, "us-east-1")
+        (tmp_path / "same.svs").write_bytes(slide_bytes)
+        here = UrlPolicy(allow_private=True, file_roots=(tmp_path,))
+        far = glance(s3.sign("s3://pathology/lung/a.svs", HOUR), here)
+        assert far == glance((tmp_path / "same.svs").as_uri(), here), "a copy is known wherever it lies"
+        signed = s3.sign("s3://pathology/lung/a.svs", HOUR)
+        assert fetch(signed, tmp_path / "slide", limits=QUICK, policy=HERE).size == len(slide_bytes)
+        with pytest.raises(SlideFetchError) as missing:
+            glance(s3.sign("s3://pathology/lung/none.svs", HOUR), here)
+        assert missing.value.reason == "not-found"
+    for refused in (
+        "s3://pathology/liver/a.svs",
+        "s3://pathology/lungs/a.svs",
+        "s3://other/lung/a.svs",
+        "s3://pathology",
+    ):
+        with pytest.raises(InvalidInputError):
+            s3.sign(refused, HOUR)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -20,16 +18,6 @@ from mhs_ray.templates import write_template
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="session")
-def base_cache(request: pytest.FixtureRequest) -> Path:
-    """Where the base image's tar outlives the session: making it takes a minute or more."""
-    if shutil.which("debootstrap") is None or os.geteuid() != 0:
-        pytest.skip("the base image needs root and debootstrap: apt-get install debootstrap")
-    cache = request.config.cache
-    assert cache is not None
-    return cache.mkdir("mhs-base-image")
 
 
 @pytest.mark.timeout(600)

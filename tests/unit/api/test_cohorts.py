@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
+from jobs import run_cohort
 from mhs_ray.auth.clients import hash_secret
+from mhs_ray.cli.main import app
 from mhs_ray.client import Client
 from mhs_ray.client.cohorts import Cohort, Cohorts
 from mhs_ray.client.errors import ApiError
@@ -391,3 +395,92 @@ def test_the_console_shows_cohorts_and_lets_those_who_may_act(bench: Bench) -> N
     seen = _page(bench.lab, f"/console/cohorts/{cohort['id']}", Role.VIEWER).text
     assert "exit-code" in seen
     assert "Resume" not in seen
+
+
+# ------------------------------------------------------------ the command line and the Ray job
+
+
+@pytest.fixture
+def shell(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """The bench, with the environment by which commands find it."""
+    monkeypatch.setenv("MHS_URL", bench.lab.server.url)
+    monkeypatch.setenv("MHS_CLIENT_ID", f"cohort-{bench.lab.id}")
+    monkeypatch.setenv("MHS_CLIENT_SECRET", "s3cret")
+    return bench
+
+
+def _mhs(*arguments: str) -> Any:
+    result = CliRunner().invoke(app, ["cohort", *arguments, "--json"])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_the_commands_do_what_the_api_does(shell: Bench) -> None:
+    shell.manifest("a.svs", "b.svs", "c.svs")
+    manifest = str(shell.folder / "m.csv")
+    code, checked = _mhs("submit", manifest, "--container", "nuclei", "--check")
+    assert (code, checked["received"]) == (0, 3)
+    code, made = _mhs("submit", manifest, "--container", "nuclei", "--canary", "1")
+    assert (code, made["key"], made["state"], made["canary"]) == (0, "m", "canary", 1)
+    shell.step()
+    shell.run(NO_SIGN, only=1)
+    shell.step()
+    number = str(made["id"])
+    assert _mhs("list")[1][0]["state"] == "stopped"
+    assert [s["failure_code"] for s in _mhs("status", number, "--failures")[1]] == ["exit-code"]
+    assert _mhs("resume", number)[1]["state"] == "canary"
+    assert _mhs("cancel", number)[1]["state"] == "cancelled"
+    shell.step()
+    code, refused = _mhs("rerun", number)
+    assert (code, refused["type"]) == (1, "/problems/conflict")
+    assert _mhs("resume", number)[0] == 0
+    for _ in range(3):
+        shell.step()
+        shell.run()
+    code, written = _mhs("results", number, "-o", str(shell.folder / "out"))
+    assert (code, written["slides"], written["state"]) == (0, 3, "done")
+    assert _mhs("prices")[1]["currency"] == "USD"
+    shown = CliRunner().invoke(app, ["cohort", "status", number]).stdout
+    assert "3 succeeded" in shown
+    assert "USD spent" in shown
+    other = shell.submit(shell.manifest("z.svs"), key="another")
+    code, refused = _mhs("results", str(other["id"]), "-o", str(shell.folder / "out"))
+    assert code == 1
+    assert "another cohort" in refused["detail"]
+
+
+def test_a_bad_manifest_leaves_the_command_with_every_fault(shell: Bench) -> None:
+    shell.manifest("a.svs", more="gone.svs\na.svs\n")
+    code, told = _mhs("submit", str(shell.folder / "m.csv"), "--container", "nuclei")
+    assert code == 1
+    assert [e["path"] for e in told["errors"]] == ["row 2, slide", "row 3, id", "row 3, slide"]
+
+
+def test_the_ray_job_stays_to_the_end_and_writes_the_results(
+    shell: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mhs_ray.cohorts.follow._AGAIN_S", 0.05)
+    shell.manifest("a.svs", "b.svs", more="gone.svs\n")
+    arguments = ["--manifest", str(shell.folder / "m.csv"), "--container", "nuclei", "--canary", "1"]
+    assert run_cohort.main(arguments) == 2
+    assert "run_cohort: row 3, slide: there is no file" in capsys.readouterr().err
+
+    ended = threading.Event()
+
+    def nodes() -> None:
+        while not ended.wait(0.05):
+            shell.step()
+            shell.run()
+
+    thread = threading.Thread(target=nodes)
+    thread.start()
+    try:
+        code = run_cohort.main([*arguments, "--leave-out-bad", "--out", str(shell.folder / "out")])
+    finally:
+        ended.set()
+        thread.join()
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    document = json.loads(said.out.splitlines()[-1])
+    assert (document["state"], document["counts"]["succeeded"], document["counts"]["left_out"]) == ("done", 2, 1)
+    states = {s["id"]: s["state"] for s in pq.read_table(shell.folder / "out" / "slides.parquet").to_pylist()}
+    assert states == {"a": "succeeded", "b": "succeeded", "gone": "left out"}

@@ -63,7 +63,9 @@ def test_there_is_every_command_that_was_promised() -> None:
         "image/list image/show image/instructions image/rename image/delete image/versions container/create "
         "container/list container/show container/update container/delete algorithm/create algorithm/list "
         "algorithm/show algorithm/update algorithm/delete scan/add scan/list scan/show scan/url scan/delete job/show "
-        "job/events job/cancel job/rerun usage backup restore upgrade"
+        "job/events job/cancel job/rerun usage backup restore upgrade "
+        "cohort/submit cohort/list cohort/status cohort/cancel cohort/resume "
+        "cohort/rerun cohort/results cohort/prices"
     )
     assert {"/".join(c) for c in commands()} >= set(promised.split())
 

@@ -43,10 +43,9 @@ def calls_of(page: Path) -> Iterator[tuple[str, list[str]]]:
             continue
         for words in mhs_calls(code):
             yield f"{page.relative_to(ROOT)}: `{code}`", words
-    if page.name == "README.md":
-        for line in re.findall(r"^    (mhs .+)$", text, re.MULTILINE):
-            for words in mhs_calls(re.sub(r"\s{3,}.*|\s→.*", "", line)):
-                yield f"README.md: {line}", words
+    for line in re.findall(r"^ {4}(mhs .+)$", text, re.MULTILINE):
+        for words in mhs_calls(re.sub(r"\s{3,}.*|\s→.*", "", line)):
+            yield f"{page.relative_to(ROOT)}: {line}", words
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *pages()], ids=lambda p: str(p.relative_to(ROOT)))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
+from mhs_ray.actors.spot_watch import _own_node
+from mhs_ray.domain.errors import ConflictError
 from mhs_ray.platform.spot import AwsNotices, watch
 from tests.fake_metadata import FakeMetadata, fake_metadata
 
@@ -65,3 +68,24 @@ def test_a_watcher_outlives_a_metadata_service_that_is_down_and_drains_once(meta
     watching.join(10)
     assert drained == [datetime(2026, 5, 1, 12, 2, tzinfo=UTC)]
     assert refused.is_set()
+
+
+class _Gcs:
+    """Ray's control service with these nodes: (id, address, alive)."""
+
+    def __init__(self, *nodes: tuple[bytes, str, bool]) -> None:
+        self._nodes = nodes
+
+    def get_all_node_info(self) -> dict[bytes, SimpleNamespace]:
+        return {n: SimpleNamespace(node_manager_address=a, state=0 if alive else 1) for n, a, alive in self._nodes}
+
+
+def test_a_watcher_finds_the_one_living_node_of_its_machine() -> None:
+    gcs = _Gcs((b"\x01", "127.0.0.1", True), (b"\x02", "127.0.0.1", False), (b"\x03", "203.0.113.9", True))
+    assert _own_node(gcs) == "01"
+
+
+def test_a_watcher_drains_nothing_when_it_cannot_tell_which_node_is_its_own() -> None:
+    for gcs in (_Gcs((b"\x01", "127.0.0.1", True), (b"\x02", "127.0.0.1", True)), _Gcs((b"\x03", "203.0.113.9", True))):
+        with pytest.raises(ConflictError, match="--node-id"):
+            _own_node(gcs)

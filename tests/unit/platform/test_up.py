@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mhs_ray.domain.settings import Settings
-from mhs_ray.platform.keys import load_keys
 from mhs_ray.platform.up import ray_environment
 
 
 def test_a_node_that_went_silent_is_given_up_within_half_a_minute(tmp_path: Path) -> None:
-    told = ray_environment(Settings(home=tmp_path), load_keys(tmp_path / "keys"))
+    told = ray_environment(tmp_path, {})
     period, timeout, failures = (
         int(told[f"RAY_health_check_{name}"]) for name in ("period_ms", "timeout_ms", "failure_threshold")
     )

@@ -45,6 +45,8 @@ def test_a_joined_ray_s_own_token_and_addresses_count(tmp_path: Path) -> None:
     joined = ray_environment(tmp_path, own, joins="10.0.0.5:6379")
     assert joined["RAY_AUTH_TOKEN_PATH"] == "/etc/ray/token"
     assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in joined
+    slow = ray_environment(tmp_path, {**own, "RAY_health_check_period_ms": "9000"})
+    assert slow["RAY_health_check_period_ms"] == "9000"
     alone = ray_environment(tmp_path, own)
     assert alone["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "keys" / "ray-token")
     assert alone["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"

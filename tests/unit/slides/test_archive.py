@@ -61,3 +61,17 @@ def test_a_cut_off_zip_is_refused(tmp_path: Path, keep: int) -> None:
 def test_a_zip_without_files_is_no_slide(tmp_path: Path) -> None:
     with pytest.raises(SlideError, match="without files"):
         unpack_series(pack(tmp_path / "a.zip", {}), tmp_path / "out")
+
+
+def test_a_folder_is_the_source_of_its_dicom_files_alone(tmp_path: Path) -> None:
+    from mhs_ray.slides.cache import SlideSource
+
+    series = tmp_path / "series"
+    (series / "deep").mkdir(parents=True)
+    for name in ("b.dcm", "deep/a"):
+        (series / name).write_bytes(bytes(128) + b"DICM" + bytes(64))
+    (series / "README.txt").write_text("notes")
+    (series / "empty").touch()
+    assert SlideSource.of_path(series).urls == ((series / "b.dcm").as_uri(), (series / "deep" / "a").as_uri())
+    file = tmp_path / "slide.svs"
+    assert SlideSource.of_path(file).urls == (file.as_uri(),)

@@ -16,7 +16,10 @@ from mhs_ray.services.core import Core
 
 
 class AuditedRoute(APIRoute):
-    """Notes what comes by `deps.writer`. Tasks are noted in the transaction that makes them, so not here."""
+    """Notes what comes by `deps.writer`. Tasks are noted in the transaction that makes them, so not here.
+
+    A route may add to the target by ``request.state.audit_detail``.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap FastAPI's own handler."""
@@ -29,7 +32,8 @@ class AuditedRoute(APIRoute):
             except ForbiddenError:
                 await note(request, getattr(request.state, "writer", None), f"refused: {action}", request.url.path)
                 raise
-            await note(request, getattr(request.state, "writer", None), action, _target(request, response))
+            target = _target(request, response) + getattr(request.state, "audit_detail", "")
+            await note(request, getattr(request.state, "writer", None), action, target)
             return response
 
         return handle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 
 from api import schemas as s
 from api.audited import AuditedRoute
@@ -12,6 +12,10 @@ from api.deps import CoreDep, CursorQuery, IdPath, IdQuery, LimitQuery, WhoDep, 
 
 router = APIRouter(prefix="/v1", tags=["access"], route_class=AuditedRoute, responses=problems())
 ClientPath = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[!-~]+$")]
+
+
+def _of(company_id: int | None) -> str:
+    return "" if company_id is None else f" of company {company_id}"
 
 
 @router.get("/me", summary="Who am I?")
@@ -33,8 +37,9 @@ def list_clients(core: CoreDep, who: WhoDep, company_id: IdQuery = None) -> list
 
 
 @router.post("/clients", status_code=201, summary="Create an API client", responses=problems(404))
-def create_client(core: CoreDep, who: WriterDep, body: s.ClientIn) -> s.NewClientOut:
+def create_client(request: Request, core: CoreDep, who: WriterDep, body: s.ClientIn) -> s.NewClientOut:
     """The secret is shown now and never again. For Lab Admins and operators."""
+    request.state.audit_detail = f" as {body.role.value}{_of(body.company_id)}"
     client, secret = core.access.create_client(who, body.name, body.role, body.company_id)
     return s.NewClientOut(client=s.ClientOut.model_validate(client), client_secret=secret)
 
@@ -49,14 +54,18 @@ def revoke_client(core: CoreDep, who: WriterDep, client_id: ClientPath, company_
 
 
 @router.post("/webhook-secret", status_code=201, summary="Create a webhook secret", responses=problems(404))
-def create_webhook_secret(core: CoreDep, who: WriterDep, company_id: IdQuery = None) -> s.WebhookSecretOut:
+def create_webhook_secret(
+    request: Request, core: CoreDep, who: WriterDep, company_id: IdQuery = None
+) -> s.WebhookSecretOut:
     """Shown now and never again; the one before it stays good until the next. For Lab Admins and operators."""
+    request.state.audit_detail = _of(company_id)
     return s.WebhookSecretOut(secret=core.access.new_webhook_secret(who, company_id))
 
 
 @router.delete("/webhook-secret", status_code=204, summary="Remove the webhook secrets", responses=problems(404))
-def remove_webhook_secret(core: CoreDep, who: WriterDep, company_id: IdQuery = None) -> None:
+def remove_webhook_secret(request: Request, core: CoreDep, who: WriterDep, company_id: IdQuery = None) -> None:
     """No call that is signed with them is taken any more. For Lab Admins and operators."""
+    request.state.audit_detail = _of(company_id)
     core.access.drop_webhook_secrets(who, company_id)
 
 
@@ -77,10 +86,13 @@ def create_company(core: CoreDep, who: WriterDep, body: s.CompanyIn) -> s.Compan
 
 
 @router.patch("/companies/{company_id}", summary="Change a company", responses=problems(404, 409))
-def update_company(core: CoreDep, who: WriterDep, company_id: IdPath, body: s.CompanyPatch) -> s.CompanyOut:
+def update_company(
+    request: Request, core: CoreDep, who: WriterDep, company_id: IdPath, body: s.CompanyPatch
+) -> s.CompanyOut:
     """`mhs_enabled` is the feature flag "Model Hosting Service": off, nobody of the company gets in. For operators."""
     values = body.model_dump(exclude_unset=True)
     s.refuse_null(values, "name", "mhs_enabled")
+    request.state.audit_detail = "".join(f" {name}={value}" for name, value in values.items())
     return s.CompanyOut.model_validate(core.access.update_company(who, company_id, values))
 
 

@@ -52,18 +52,18 @@ def test_access_is_for_admins(site: Site, stranger: Page) -> None:
 
 
 def test_an_operator_switches_a_company_off_and_on(site: Site, stranger: Page) -> None:
-    site.world.company("South Lab")
+    site.world.company("West Lab")
     stranger.goto("/console/access")
     sign_in(stranger, site, site.client(Role.OPERATOR, "Olga"))
     stranger.on("dialog", lambda asked: asked.accept())
-    stranger.get_by_role("button", name="Switch off for South Lab").click()
-    expect(stranger.get_by_role("button", name="Switch on for South Lab")).to_be_visible()
+    stranger.get_by_role("button", name="Switch off for West Lab").click()
+    expect(stranger.get_by_role("button", name="Switch on for West Lab")).to_be_visible()
     stranger.get_by_role("button", name="Create company").click()
     dialog = stranger.get_by_role("dialog", name="Create company")
-    dialog.get_by_label("Company name").fill("South Lab")
+    dialog.get_by_label("Company name").fill("West Lab")
     dialog.get_by_role("button", name="Create company").click()
     expect(stranger.get_by_role("alert")).to_contain_text("There is a company of this name")
-    expect(stranger.get_by_label("Company name")).to_have_value("South Lab")
+    expect(stranger.get_by_label("Company name")).to_have_value("West Lab")
     assert _serious(stranger) == []
 
 

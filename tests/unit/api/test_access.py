@@ -107,6 +107,8 @@ def test_the_feature_flag_shuts_a_company_out_and_says_so(lab: Lab, other_lab: L
     operator.patch(f"/v1/companies/{other_lab.id}", json={"mhs_enabled": True})
     with httpx.Client(base_url=lab.server.url, auth=(made["client"]["id"], made["client_secret"])) as client:
         assert client.get("/v1/images").status_code == 200
+    noted = [e["target"] for e in operator.get("/v1/audit").json()["items"]]
+    assert noted[:2] == [f"/v1/companies/{other_lab.id} mhs_enabled={on}" for on in (True, False)]
     problem(operator.patch(f"/v1/companies/{lab.id}", json={"mhs_enabled": False}), 409, "conflict")
     problem(operator.patch("/v1/companies/999999", json={"name": "x"}), 404, "not-found")
     assert problem(operator.patch(f"/v1/companies/{lab.id}", json={"name": None}), 422, "invalid-input") == ["$.name"]
@@ -251,7 +253,7 @@ def test_who_did_what_is_noted_also_what_was_refused(lab: Lab, other_lab: Lab) -
         ("Ada", "get push instructions", f"/v1/images/{image}/push-instructions"),
         ("Vera", "refused: delete image", f"/v1/images/{image}"),
         ("Ada", "create task", f"task {made.json()['task_id']} (job {made.json()['job_ids'][0]})"),
-        ("Ada", "create client", f"/v1/clients/{client}"),
+        ("Ada", "create client", f"/v1/clients/{client} as Lab User"),
     ]
     only = lab.http.get(f"/v1/audit?client_id=mhs-{lab.id}-VIEWER-Vera").json()["items"]
     assert [e["who"] for e in only] == ["Vera"]

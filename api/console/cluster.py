@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from api.console.pages import ConsoleRoute, page
 from api.console.session import VisitorDep
 from api.deps import CoreDep
+from mhs_ray.domain.capacity import Capacity
 from mhs_ray.domain.errors import ForbiddenError
 from mhs_ray.store.sql.overview import Overview, Placed
 
@@ -48,12 +49,15 @@ async def cluster(
     except Exception as error:
         log.warning("the cluster cannot be asked: %s", error)
         problem = "Ray does not answer; what the database knows is shown."
-    return await run_in_threadpool(_render, request, core, seen, view, problem, days)
+    known = await run_in_threadpool(request.app.state.capacity)
+    scaling = {kind: c for kind, c in known.items() if c.nodes or c.starting or c.refused is not None}
+    return await run_in_threadpool(_render, request, core, seen, view, problem, days, scaling)
 
 
 def _render(
-    request: Request, core: CoreDep, seen: VisitorDep, view: Sequence[Mapping[str, Any]], problem: str, days: str
-) -> Response:
+    request: Request, core: CoreDep, seen: VisitorDep, view: Sequence[Mapping[str, Any]], problem: str, days: str,
+    scaling: Mapping[str, Capacity],
+) -> Response:  # fmt: skip
     overview = Overview(core.db)
     placed, queued = overview.placed(), overview.queued()
     company = None if seen.is_operator else seen.who.company_id
@@ -66,7 +70,7 @@ def _render(
         request, "cluster.html", nodes=nodes, elsewhere=[p for p in placed if p.id not in known],
         queued=queued,
         usage=overview.usage(datetime.now(UTC) - timedelta(days=int(days)), company), days=days, periods=_PERIODS,
-        problem=problem, dashboard=core.endpoints.dashboard_url,
+        problem=problem, scaling=scaling, dashboard=core.endpoints.dashboard_url,
         placement=core.settings.cluster.placement,
     )  # fmt: skip
 

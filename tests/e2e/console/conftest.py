@@ -24,6 +24,7 @@ from api.console import assets
 from mhs_ray.attempt.logbook import LogWriter
 from mhs_ray.auth.clients import hash_secret
 from mhs_ray.auth.tokens import AttemptIdentity
+from mhs_ray.domain.capacity import Capacity
 from mhs_ray.domain.cohorts import Cohort
 from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.domain.models import Algorithm, Job, Principal, Role, Scan
@@ -47,6 +48,8 @@ _FLAGS = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 SECRET = "a-client-s3cret"
+CAPACITY: dict[str, Capacity] = {}
+"""What the autoscaler would say; a test that fills it empties it again."""
 TIMEOUT_MS = 15_000
 SQUARE = [[600, 500], [1900, 500], [1900, 1400], [600, 1400], [600, 500]]
 """The annotation of the succeeded job, in pixels of level 0."""
@@ -192,7 +195,7 @@ def site_in(home: Path, provider: OpenIdProvider) -> Iterator[Site]:
     with ExitStack() as stack:
         limits = HttpLimits(1 << 30, cors_origins=page_origins(settings, url))
         stack.enter_context(_served(BlobApp(core.blobs, limits), blobs_port))
-        app = build_app(lambda: (core, Peers(lambda: None, lambda _ids: None, ping)))
+        app = build_app(lambda: (core, Peers(lambda: None, lambda _ids: None, ping, capacity=lambda: CAPACITY)))
         stack.enter_context(_served(app, api))
         site = Site(url, core, world_of(core), slide, provider)
         site.seed()

@@ -8,8 +8,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from mhs_ray.domain.capacity import Capacity
 from mhs_ray.domain.models import Role
-from tests.e2e.console.conftest import Site, sign_in
+from tests.e2e.console.conftest import CAPACITY, Site, sign_in
 
 PAGES = {
     "/console/": "Home",
@@ -97,3 +98,15 @@ def test_a_cohort_is_resumed_and_cancelled_by_its_buttons(site: Site, page: Page
     expect(page.get_by_text("It goes on.")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_text("cancelled by Ada")).to_be_visible()
+
+
+def test_an_operator_sees_what_the_autoscaler_does(site: Site, stranger: Page) -> None:
+    CAPACITY["g5.2xlarge"] = Capacity(nodes=2, free=1, starting=3, since=None, refused="no capacity in eu-west-1a")
+    try:
+        stranger.goto("/console/cluster")
+        sign_in(stranger, site, site.client(Role.OPERATOR, "Otto"))
+        row = stranger.get_by_role("row", name="g5.2xlarge 2 1 3 no capacity in eu-west-1a")
+        expect(row).to_be_visible()
+        assert _serious(stranger) == []
+    finally:
+        CAPACITY.clear()

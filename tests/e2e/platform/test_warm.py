@@ -56,8 +56,9 @@ def test_a_warm_container_takes_scan_after_scan_and_each_is_a_job_of_its_own(
     assert reports[0]["life"] == reports[1]["life"], "the model was loaded once"
     assert [r["number"] for r in reports] == [1, 2]
     assert reports[0]["size"] == slide.stat().st_size
-    # What belongs to the first scan is dead: its slide, its upload, its token.
-    assert reports[1]["old"] == {"slide": 404, "debug": 404, "token": 403}
+    # What belongs to the first scan is dead. Its token is answered as one that posts again is, and nothing is stored.
+    assert reports[1]["old"] == {"slide": 404, "debug": 404, "token": 201}
+    assert platform.report(first) == reports[0]
     assert platform.api.get(f"/v1/jobs/{second}/debug").json() == {"debug of": 2}
 
     life = reports[0]["life"]
@@ -78,7 +79,9 @@ def test_a_warm_container_takes_scan_after_scan_and_each_is_a_job_of_its_own(
     assert platform.failure(_one(platform, algorithm, scan))["exit_code"] == 9
     fifth = _one(platform, algorithm, scan)
     platform.succeeded(fifth)
-    assert (platform.report(fifth)["life"], platform.report(fifth)["number"]) == (life, 5)
+    report = platform.report(fifth)
+    assert (report["life"], report["number"]) == (life, 5)
+    assert report["old"] == {"slide": 404, "debug": 404, "token": 403}, "of a scan that failed nothing is taken"
     assert _hosts(platform) == [host]
 
     # Another container's job is given the GPU on which it waits: it ends before that one starts.

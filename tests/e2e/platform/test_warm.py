@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import httpx
 import pytest
 
 from mhs_ray import templates
@@ -59,7 +60,8 @@ def test_a_warm_container_takes_scan_after_scan_and_each_is_a_job_of_its_own(
     # What belongs to the first scan is dead. Its token is answered as one that posts again is, and nothing is stored.
     assert reports[1]["old"] == {"slide": 404, "debug": 404, "token": 201}
     assert platform.report(first) == reports[0]
-    assert platform.api.get(f"/v1/jobs/{second}/debug").json() == {"debug of": 2}
+    uploaded = platform.api.get(f"/v1/jobs/{second}/debug").headers["location"]
+    assert httpx.get(uploaded, trust_env=False).json() == {"debug of": 2}
 
     life = reports[0]["life"]
     log = platform.lines(first)

@@ -14,14 +14,21 @@ from mhs_ray.engines.podman import PodmanEngine
 from tests.engines_fixtures import private_dockerd, private_podman, small_rootfs
 
 SMALL_IMAGE = "localhost/mhs-small:test"
+_HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is asked for by name only."""
-    if "torch" not in str(config.option.markexpr):
-        for item in items:
-            if item.get_closest_marker("torch"):
-                item.add_marker(pytest.mark.skip(reason="a base image with PyTorch takes minutes: pytest -m torch"))
+    """Of two processes that share the tests, one runs all of a folder: its platform, engines and servers start once.
+
+    What is asked for by name only is left out.
+    """
+    asked = str(config.option.markexpr)
+    for item in items:
+        folder = item.path.parent.relative_to(_HERE)
+        item.add_marker(pytest.mark.xdist_group("/".join(folder.parts[:2])))
+        if item.get_closest_marker("torch") and "torch" not in asked:
+            item.add_marker(pytest.mark.skip(reason="a base image with PyTorch takes minutes: pytest -m torch"))
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ down:  ## stop it
 
 test: setup  ## all tests (ARGS="tests/unit -k token")
 	@.ci/system-packages test
-	@$(BIN)/python -m pytest $(or $(ARGS),--numprocesses 2 --dist loadgroup)
+	@$(BIN)/python -m pytest $(or $(ARGS),--numprocesses 2 --dist loadscope --no-loadscope-reorder)
 
 check: setup  ## format, lint, types, import rules: what CI and pre-commit run
 	@$(BIN)/ruff format --check .

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from mhs_ray.engines.build import image_tools
 from mhs_ray.engines.docker import DockerEngine
@@ -14,21 +16,25 @@ from mhs_ray.engines.podman import PodmanEngine
 from tests.engines_fixtures import private_dockerd, private_podman, small_rootfs
 
 SMALL_IMAGE = "localhost/mhs-small:test"
-_HERE = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)
+class _ByFolder(LoadScopeScheduling):  # type: ignore[misc]
+    """Of the processes that share the tests, one runs all of a folder: its platform, engines, servers start once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "/".join(nodeid.partition("::")[0].split("/")[1:3])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _ByFolder(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of two processes that share the tests, one runs all of a folder: its platform, engines and servers start once.
-
-    What is asked for by name only is left out.
-    """
-    asked = str(config.option.markexpr)
-    for item in items:
-        folder = item.path.parent.relative_to(_HERE)
-        item.add_marker(pytest.mark.xdist_group("/".join(folder.parts[:2])))
-        if item.get_closest_marker("torch") and "torch" not in asked:
-            item.add_marker(pytest.mark.skip(reason="a base image with PyTorch takes minutes: pytest -m torch"))
+    """Leave out what is asked for by name only."""
+    if "torch" not in str(config.option.markexpr):
+        for item in items:
+            if item.get_closest_marker("torch"):
+                item.add_marker(pytest.mark.skip(reason="a base image with PyTorch takes minutes: pytest -m torch"))
 
 
 @pytest.fixture(scope="session")

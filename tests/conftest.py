@@ -22,7 +22,7 @@ class _ByFolder(LoadScopeScheduling):  # type: ignore[misc]
     """Of the processes that share the tests, one runs all of a folder: its platform, engines, servers start once."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "/".join(nodeid.partition("::")[0].split("/")[1:3])
+        return "/".join(nodeid.partition("::")[0].split("/")[1:-1][:2])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:

@@ -2,7 +2,9 @@
 
 ``accepted``: jobs that a 2xx promised; ``lost``: those of them without one end; ``delivered_twice``: results that
 Techcyte's side has more than once; ``orphans``: containers, folders and mounts that nobody owns; ``undelivered``:
-stored results that Techcyte's side does not have; ``misjudged``: ends that no cause of theirs explains.
+stored results that Techcyte's side does not have; ``misjudged``: ends that no cause of theirs explains; ``refused``:
+submissions that were answered 507 because the disk was full; ``ran_elsewhere``: jobs of a lost worker node that were
+run again on another; ``node_loss_noticed_s``: how long it took until the platform knew of each loss.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -31,6 +34,8 @@ import httpx
 import jwt
 
 from mhs_ray.slides.demo import make_demo_slide
+from tests.chaos.small_disk import MIN_FREE, SmallDisk, fill_disk
+from tests.chaos.worker_node import WorkerNode, lose_node, not_moved
 from tests.e2e.platform.clients import SMALL, Client
 from tests.e2e.platform.harness import ENDED, HOST, Platform, mounts_below, processes
 from tests.e2e.platform.slide_host import SlideHost, slide_host
@@ -70,10 +75,15 @@ class Chaos:
     slides: SlideHost
     rng: random.Random
     database: Pg | None = None
+    disk: SmallDisk | None = None
+    node: WorkerNode | None = None
     faults: Counter[str] = field(default_factory=Counter)
     asked: dict[int, str] = field(default_factory=dict)  # job → what was asked of it
     bodies: list[dict[str, Any]] = field(default_factory=list)
     cancelled: set[int] = field(default_factory=set)
+    moved: dict[int, tuple[int, str]] = field(default_factory=dict)  # job → attempt and node that were lost under it
+    noticed_s: list[float] = field(default_factory=list)
+    refused: int = 0
     duplicates_wrong: int = 0
     wrong: list[str] = field(default_factory=list)
     odd: Counter[str] = field(default_factory=Counter)  # answers that were asked for again
@@ -92,6 +102,10 @@ class Chaos:
                 ):
                     return answer
                 self.odd[f"{answer.status_code} {answer.text[:60]}"] += 1
+                if answer.status_code == 507:
+                    self.refused += 1
+                    if not answer.headers.get("retry-after", "").isdigit():
+                        self.wrong.append(f"507 without Retry-After: {method} {path}")
                 why = f"{answer.status_code}: {answer.text[:200]}"
             except httpx.HTTPError as error:
                 why = type(error).__name__
@@ -99,21 +113,29 @@ class Chaos:
             assert time.monotonic() < deadline, f"{method} {path}: {why}"
             time.sleep(0.3)
 
-    def submit(self, number: int) -> None:
-        kind = self.rng.choices(list(ENDS), [10, 2, 2, 1, 1, 1, 1])[0]
+    def body(self, kind: str, number: int) -> dict[str, Any]:
+        """Return what Techcyte posts for one task of this kind."""
         end = datetime.now(UTC) + timedelta(hours=2)
         path = {"expired": "/expired/a", "short": "/short/a"}.get(kind, self.rng.choice(["/ok/a", "/ok/a", "/slow/a"]))
         url = self.slides.url(path) + f"&n={number}"
         if kind == "ended":
             url += "&X-Amz-Date=20200101T000000Z&X-Amz-Expires=60"
-        body = {
+        return {
             "company_id": "1", "task_id": base64.b64encode(f"task:{number}".encode()).decode(),
             "case_id": base64.b64encode(f"humanCase:{number}".encode()).decode(), "scans": {str(number): url},
             "model_name": kind if kind in ("twice", "crash", "silent") else "post",
             "jwt_token": jwt.encode({"exp": end, "task": number}, "k" * 32, "HS256"),
         }  # fmt: skip
+
+    def submit(self, number: int) -> None:
+        kind = self.rng.choices(list(ENDS), [10, 2, 2, 1, 1, 1, 1])[0]
+        body = self.body(kind, number)
         answer = self.call("POST", "/webhook", body)
         assert answer.status_code in (200, 201), f"{answer.status_code} {answer.text[:500]}"
+        self.accept(body, kind, answer)
+
+    def accept(self, body: dict[str, Any], kind: str, answer: httpx.Response) -> None:
+        """Hold the platform to what it promised."""
         [job] = answer.json()["job_ids"]
         with self._lock:
             self.asked[job] = kind
@@ -148,7 +170,9 @@ class Chaos:
         """Kill one process of the platform whose command line has one of these words."""
         found = [
             pid
-            for pid, command in processes([f"MHS_HOME={self.platform.home}"]).items()
+            for pid, command in processes(
+                [f"MHS_HOME={self.platform.home}", f" {self.platform.home}/registry/"]
+            ).items()
             if any(w in command for w in words)
         ]
         if not found:
@@ -158,11 +182,9 @@ class Chaos:
         return True
 
     def kill_engine_process(self) -> bool:
-        """Kill what watches over a container of ours: conmon, or the container's own first process."""
-        name = self.platform.name
-        found = [
-            pid for pid, command in processes([f"mhs-{name}-"]).items() if "conmon" in command and "-net" not in command
-        ]
+        """Kill what watches over a model's container for the engine: its conmon, on whichever node."""
+        ours = re.compile(rf"conmon .* -n mhs-{self.platform.name}-\d+-\d+ ")
+        found = [pid for pid, command in processes([f"mhs-{self.platform.name}-"]).items() if ours.search(command)]
         if found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.rng.choice(sorted(found)), signal.SIGKILL)
@@ -198,7 +220,15 @@ class Chaos:
         ]
         if self.database is not None:
             kinds.append(("database restarted", self.restart_database))
-        bag: list[tuple[str, Callable[[], object]]] = []
+        bag = self.rng.sample(kinds, len(kinds))
+        # These two first, while there is much to do: work that is posted to a full disk, and jobs on the node.
+        if (node := self.node) is not None:
+            kinds.append(("worker node killed", lambda: lose_node(self, node)))
+            bag.append(kinds[-1])
+        if (disk := self.disk) is not None:
+            kinds.append(("disk full", lambda: fill_disk(self, disk)))
+            bag.append(kinds[-1])
+        self.faults.update(dict.fromkeys((name for name, _ in kinds), 0))  # one that never came is to be seen
         while not ended.wait(self.rng.uniform(*pause_s)):
             if not bag:
                 bag = self.rng.sample(kinds, len(kinds))
@@ -244,7 +274,8 @@ class Chaos:
         node = self.platform.home / "node"
         folders = [str(p) for part in ("sandboxes", "work") if (node / part).is_dir() for p in (node / part).iterdir()]
         mounts = [m for m in mounts_below(self.platform.home) if "/sandboxes/" in m or "/work/" in m]
-        return [*self.platform.containers(f"mhs-{self.platform.name}-"), *folders, *mounts]
+        there = self.node.left() if self.node is not None else []
+        return [*self.platform.containers(f"mhs-{self.platform.name}-"), *folders, *mounts, *there]
 
     def misjudged(self, jobs: dict[int, Any]) -> list[str]:
         wrong = []
@@ -295,7 +326,8 @@ class Chaos:
             time.sleep(1)
         times = self.techcyte.times()
         ends = sum(found[j]["state"] in ENDED for j in self.asked if j in found)
-        wrong = [*self.wrong, *self.misjudged(found)]
+        elsewhere, not_again = not_moved(self)
+        wrong = [*self.wrong, *self.misjudged(found), *not_again]
         for line in (*wrong, *left):
             say(line)
         say(f"answers that were asked for again: {dict(self.odd)}")
@@ -311,13 +343,19 @@ class Chaos:
             "faults": dict(sorted(self.faults.items())),
             "undelivered": sum(times[(d["task_id"], d["scan_id"])] == 0 for d in deliveries),
             "misjudged": len(wrong),
+            "refused": self.refused,
+            "ran_elsewhere": elsewhere,
+            "node_loss_noticed_s": self.noticed_s,
             "states": dict(Counter(j["state"] for j in found.values())),
         }
 
 
 @contextlib.contextmanager
-def stage(seed: int, *, postgresql: bool) -> Iterator[Chaos]:
-    """Start the platform, Techcyte's side and a host of slides; push the model; end it all."""
+def stage(seed: int, *, postgresql: bool, worker_node: bool) -> Iterator[Chaos]:
+    """Start the platform, Techcyte's side and a host of slides; push the model; end it all.
+
+    worker_node: have a second raylet, with more GPUs, that is lost too.
+    """
     folder = Path(tempfile.mkdtemp(prefix="mc-", dir="/tmp"))
     folder.chmod(0o711)
     storage = folder / "storage.conf"
@@ -336,10 +374,12 @@ def stage(seed: int, *, postgresql: bool) -> Iterator[Chaos]:
         slide = folder / "slide.svs"
         make_demo_slide(slide, 1024, 1024)
         slides.files["a"] = slide.read_bytes()
+        disk = SmallDisk(folder / "disk")
         settings = {
             "MHS_ENGINE": "podman", "MHS_HOST": HOST, "MHS_SLIDES__ALLOW_PRIVATE": "true",
             "MHS_CLUSTER__DECLARED_GPUS": "3", "MHS_CLUSTER__MAX_WAITING": "3", "MHS_JOBS__STOP_GRACE": "PT1S",
-            "MHS_JOBS__BACKOFF": "PT0.5S", "MHS_JOBS__PREPARE_LIMIT": "PT30S", "MHS_BLOBS__MIN_FREE": "0",
+            "MHS_JOBS__BACKOFF": "PT0.5S", "MHS_JOBS__PREPARE_LIMIT": "PT30S", "MHS_BLOBS__MIN_FREE": MIN_FREE,
+            "MHS_BLOBS__FOLDER": str(folder / "disk" / "blobs"),
             "MHS_TECHCYTE__BASE_URL": techcyte.url, "MHS_TECHCYTE__TIMEOUT": "PT1S", "MHS_TECHCYTE__SETTLE": "PT4S",
             "MHS_TECHCYTE__BACKOFF": "PT0.3S", "CONTAINERS_STORAGE_CONF": str(storage),
         }  # fmt: skip
@@ -349,13 +389,20 @@ def stage(seed: int, *, postgresql: bool) -> Iterator[Chaos]:
         platform = Platform("podman", folder / "h", cli, settings)
         stack.callback(cli.run, "rmi", "--force", "--all")
         stack.callback(cli.run, "rm", "--force", "--all", "--time", "0")
+        node = None
+        if worker_node:
+            node = WorkerNode(platform, folder)
+            stack.callback(node.clear)
         stack.callback(platform.down)
         platform.up()
         say(f"the platform is up in {platform.home}")
+        if node is not None:
+            node.start()
+            say(f"a worker node joined: {node.name}")
         image = _push(platform, folder)
         for kind in ("post", "twice", "crash", "silent"):
             platform.algorithm(image, kind, env=[{"name": "BEHAVIOUR", "value": kind}])
-        yield Chaos(platform, techcyte, slides, random.Random(seed), database)
+        yield Chaos(platform, techcyte, slides, random.Random(seed), database, disk, node)
 
 
 def _push(platform: Platform, folder: Path) -> int:
@@ -380,7 +427,7 @@ def _push(platform: Platform, folder: Path) -> int:
 
 
 def main() -> int:
-    """Run what the arguments say; 0 only when nothing was lost, doubled, left or misjudged."""
+    """Run what the arguments say; 0 only when no kind of fault lost, doubled, left or misjudged anything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
@@ -388,11 +435,18 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=25)
     args = parser.parse_args()
     began = time.monotonic()
-    with stage(args.seed, postgresql=not args.sqlite) as chaos:
+    with stage(args.seed, postgresql=not args.sqlite, worker_node=True) as chaos:
         told = chaos.run(args.jobs, (1.0, 5.0), args.minutes * 60)
+    never = [name for name, times in told["faults"].items() if not times]
+    if not told["ran_elsewhere"]:
+        never.append("a node lost with a job that had to run again")
+    if never:
+        say(f"faults that never came: {', '.join(never)}; ask for more jobs")
     print(json.dumps({**told, "seed": args.seed, "seconds": round(time.monotonic() - began, 1)}))
-    good = told["accepted"] == told["ended"] and not any(
-        told[k] for k in ("lost", "delivered_twice", "orphans", "undelivered", "misjudged")
+    good = (
+        told["accepted"] == told["ended"]
+        and not never
+        and not any(told[k] for k in ("lost", "delivered_twice", "orphans", "undelivered", "misjudged"))
     )
     return 0 if good else 1
 

@@ -16,6 +16,10 @@ from mhs_ray.engines.podman import PodmanEngine
 from tests.engines_fixtures import private_dockerd, private_podman, small_rootfs
 
 SMALL_IMAGE = "localhost/mhs-small:test"
+_BY_NAME = {
+    "torch": "a base image with PyTorch takes minutes",
+    "partition": "cutting a host off takes minutes, and `make chaos` does it",
+}
 
 
 class _ByFolder(LoadScopeScheduling):  # type: ignore[misc]
@@ -31,10 +35,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is asked for by name only."""
-    if "torch" not in str(config.option.markexpr):
-        for item in items:
-            if item.get_closest_marker("torch"):
-                item.add_marker(pytest.mark.skip(reason="a base image with PyTorch takes minutes: pytest -m torch"))
+    for mark, reason in _BY_NAME.items():
+        if mark not in str(config.option.markexpr):
+            for item in items:
+                if item.get_closest_marker(mark):
+                    item.add_marker(pytest.mark.skip(reason=f"{reason}: pytest -m {mark}"))
 
 
 @pytest.fixture(scope="session")

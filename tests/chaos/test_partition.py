@@ -21,6 +21,7 @@ def _no_namespaces() -> str:
     return made.stderr.strip() if made.returncode else ""
 
 
+@pytest.mark.partition
 @pytest.mark.timeout(1200)
 def test_a_host_that_is_cut_off_and_comes_back_costs_no_job_and_doubles_none() -> None:
     missing = [name for name in _NEEDED if shutil.which(name) is None]

@@ -16,6 +16,7 @@ from mhs_ray.engines.podman import PodmanEngine
 from tests.engines_fixtures import private_dockerd, private_podman, small_rootfs
 
 SMALL_IMAGE = "localhost/mhs-small:test"
+_PLATFORMS = {"chaos", "e2e", "e2e/cluster", "e2e/hostile", "e2e/platform"}
 _BY_NAME = {
     "torch": "a base image with PyTorch takes minutes",
     "partition": "cutting a host off takes minutes, and `make chaos` does it",
@@ -23,10 +24,14 @@ _BY_NAME = {
 
 
 class _ByFolder(LoadScopeScheduling):  # type: ignore[misc]
-    """Of the processes that share the tests, one runs all of a folder: its platform, engines, servers start once."""
+    """Of the processes that share the tests, one runs all that start whole platforms, and each other folder is one's.
+
+    So platforms, engines and servers start once, and never two platforms beside each other.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "/".join(nodeid.partition("::")[0].split("/")[1:-1][:2])
+        folder = "/".join(nodeid.partition("::")[0].split("/")[1:-1][:2])
+        return "platforms" if folder in _PLATFORMS else folder
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:

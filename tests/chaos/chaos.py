@@ -184,7 +184,10 @@ class Chaos:
     def kill_engine_process(self) -> bool:
         """Kill what watches over a model's container for the engine: its conmon, on whichever node."""
         ours = re.compile(rf"conmon .* -n mhs-{self.platform.name}-\d+-\d+ ")
-        found = [pid for pid, command in processes([f"mhs-{self.platform.name}-"]).items() if ours.search(command)]
+        found: list[int] = []
+        deadline = time.monotonic() + 10  # most of a job's life on a busy machine is before its container
+        while not found and time.monotonic() < deadline:
+            found = [p for p, command in processes([f"mhs-{self.platform.name}-"]).items() if ours.search(command)]
         if found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.rng.choice(sorted(found)), signal.SIGKILL)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mhs_ray.bench import Say
 from mhs_ray.client.client import Client
-from mhs_ray.domain.settings import Settings
+from mhs_ray.domain.settings import Settings, settings_with
 from mhs_ray.engines.build import image_tools
 from mhs_ray.engines.pause import ensure_pause_image
 from mhs_ray.engines.select import pick_engine
@@ -41,10 +40,11 @@ class Stage:
 @contextmanager
 def stage(settings: Settings, say: Say) -> Iterator[Stage]:
     """Yield a platform for measuring, without a limit on one client's rate; nothing of it is left afterwards."""
-    os.environ["MHS_AUTH__RATE"] = "0"  # the platform's processes inherit it; this one ends with the benchmark
     home = Path(tempfile.mkdtemp(prefix="mhs-bench-", dir="/var/tmp"))
     home.chmod(0o711)
     own = settings.model_copy(update={"home": home})
+    stack = ExitStack()
+    stack.enter_context(settings_with({"MHS_AUTH__RATE": "0"}))  # the platform's processes inherit it
     try:
         endpoints = up(own, say)
         keys = load_keys(home / "keys")
@@ -57,6 +57,7 @@ def stage(settings: Settings, say: Say) -> Iterator[Stage]:
             yield Stage(own, endpoints, client, engine, algorithm["id"], scan["id"])
     finally:
         down(own, say)
+        stack.close()
         shutil.rmtree(home, ignore_errors=True)
 
 

@@ -103,8 +103,8 @@ def test_the_demo_runs_the_template_on_a_slide_and_leaves_nothing_running(
         # Where the first square's edge is, the picture shows it and not the slide.
         x, y = features[0]["geometry"]["coordinates"][0][0]
         red, green, blue = picture.getpixel((round(x * 1600 / 8192), round(y * 1200 / 6144)))  # type: ignore[misc]
-        assert red > 150 > green
-        assert red > blue
+        assert blue > 150 > red
+        assert blue > green
     assert "Results JSON:" in files["log"].read_text()
     for state in ("running", "succeeded"):
         assert f": {state}" in told

@@ -145,7 +145,7 @@ def test_a_list_shows_thumbnails(site: Site, page: Page) -> None:
     page.goto("/console/scans?name=Demo")
     picture = page.locator("td.thumb img").first
     expect(picture).to_be_visible()
-    page.wait_for_function("document.querySelector('td.thumb img').naturalWidth > 100")
+    page.wait_for_function("() => document.querySelector('td.thumb img').naturalWidth > 100")
 
 
 def test_the_env_of_a_secret_stays_when_its_field_is_left_empty(site: Site, page: Page) -> None:

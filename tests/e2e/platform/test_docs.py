@@ -67,7 +67,7 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(reader: Reader, path: P
 def test_the_clients_calls_fit_the_real_platform(reader: Reader) -> None:
     with reader.settled(), Client() as mhs:
         job = next(mhs.jobs(1, algorithm="My algorithm", state=["succeeded"]))
-        assert list(mhs.deliveries()) == []
+        assert job["task_id"] not in {d["task_id"] for d in mhs.deliveries()}, "it did not come from Techcyte"
         assert [e["event"] for e in mhs.job_events(job["id"])][-1] == "succeeded"
         [row] = mhs.results_table(job_id=job["id"]).to_pylist()
         assert row["features"] == mhs.features(job_id=job["id"]).num_rows

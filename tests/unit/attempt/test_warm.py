@@ -6,8 +6,10 @@ What real engines and the real sandbox do with it is in tests/e2e/platform/test_
 from __future__ import annotations
 
 import base64
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -195,12 +197,14 @@ def _message(job: int, scan: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    made = Bench(tmp_path, monkeypatch)
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    folder = Path(tempfile.mkdtemp(prefix="mw-"))  # a socket's path is short
+    made = Bench(folder, monkeypatch)
     yield made
-    end_others(tmp_path, ("0", "1"))
+    end_others(folder, ("0", "1"))
     for thread in made.threads:
         thread.join(10)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_one_life_takes_many_scans_and_each_has_its_own_output_and_urls(bench: Bench) -> None:

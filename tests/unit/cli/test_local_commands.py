@@ -54,4 +54,4 @@ def test_a_slide_or_dockerfile_that_is_not_there_is_said_so() -> None:
 
 def test_the_templates_are_listed() -> None:
     done = CliRunner().invoke(app, ["init", "--list", "--json"])
-    assert [row["template"] for row in json.loads(done.stdout)] == ["plain", "tiles", "torch", "dicom"]
+    assert [row["template"] for row in json.loads(done.stdout)] == ["plain", "tiles", "warm", "torch", "dicom"]

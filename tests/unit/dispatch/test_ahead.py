@@ -129,8 +129,8 @@ def test_nodes_pull_a_new_version_when_it_is_pushed(lab: Lab) -> None:
     assert digests(lab.look()) == [("a", "d"), ("b", "d")]
 
 
-def test_a_node_that_joins_pulls_what_jobs_of_its_type_used_last(lab: Lab) -> None:
-    lab.core.settings.cluster.__dict__["prepull"] = 1
+def test_a_node_that_joins_pulls_what_jobs_of_its_type_used_last(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(lab.core.settings.cluster.__dict__, "prepull", 1)
     used = lab.container("a")
     lab.container("c")
     lab.container("d", A10)
@@ -168,8 +168,8 @@ def test_a_node_that_has_an_image_is_not_asked_for_it_even_after_the_dispatcher_
     assert container.id
 
 
-def test_nothing_is_pulled_where_the_setting_says_none(lab: Lab) -> None:
-    lab.core.settings.cluster.__dict__["prepull"] = 0
+def test_nothing_is_pulled_where_the_setting_says_none(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(lab.core.settings.cluster.__dict__, "prepull", 0)
     lab.container("a")
     lab.met()
     assert lab.look() == []
@@ -179,9 +179,9 @@ def test_nothing_is_pulled_where_the_setting_says_none(lab: Lab) -> None:
 
 
 @pytest.fixture
-def quiet(lab: Lab) -> Lab:
+def quiet(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """Without pulls of likely images, and with the first report in."""
-    lab.core.settings.cluster.__dict__["prepull"] = 0
+    monkeypatch.setitem(lab.core.settings.cluster.__dict__, "prepull", 0)
     lab.met()
     return lab
 
@@ -242,8 +242,8 @@ def test_a_slide_whose_url_ends_soon_is_left_to_its_job(quiet: Lab) -> None:
     assert errand.image is not None
 
 
-def test_nothing_is_fetched_where_the_setting_says_no(quiet: Lab) -> None:
-    quiet.core.settings.cluster.__dict__["prefetch"] = False
+def test_nothing_is_fetched_where_the_setting_says_no(quiet: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(quiet.core.settings.cluster.__dict__, "prefetch", False)
     container = quiet.container("a")
     quiet.run(container, NODE_A)
     quiet.run(container, NODE_B)

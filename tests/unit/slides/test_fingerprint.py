@@ -58,7 +58,7 @@ def test_a_dicom_folder_is_one_slide(tmp_path: Path, policy: UrlPolicy) -> None:
         ("gone.svs", None, "there is no file"),
         ("empty.svs", b"", "is empty"),
         ("page.svs", b"<html>sign in</html>", "a web page"),
-        ("notes.txt", b"hello", "not a format this platform reads"),
+        ("notes.txt", b"hello", "no format that this platform reads"),
     ],
 )
 def test_what_is_no_slide_is_told_in_words(

@@ -9,7 +9,9 @@ const KEPT = "mhs-uploads"; // file → scan, so that an upload goes on after a 
 class Upload extends HTMLElement {
   connectedCallback() {
     const zone = this.querySelector(".upload"), input = this.querySelector("input");
-    input.addEventListener("change", () => { this.take(input.files); input.value = ""; });
+    const chosen = () => { this.take(input.files); input.value = ""; };
+    input.addEventListener("change", chosen);
+    if (input.files.length) chosen(); // before this script was there
     for (const name of ["dragover", "dragenter"]) zone.addEventListener(name, (e) => { e.preventDefault(); zone.classList.add("over"); });
     zone.addEventListener("dragleave", () => zone.classList.remove("over"));
     zone.addEventListener("drop", (e) => { e.preventDefault(); zone.classList.remove("over"); this.take(e.dataTransfer.files); });

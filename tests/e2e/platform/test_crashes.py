@@ -65,7 +65,9 @@ def test_a_killed_api_replica_comes_back_and_the_container_posts_all_the_same(pl
 
     def answers() -> bool:
         try:
-            return httpx.get(f"{platform.endpoints['api_url']}/readyz", timeout=10, trust_env=False).status_code == 200
+            fresh = httpx.get(f"{platform.endpoints['api_url']}/readyz", timeout=10, trust_env=False)
+            # A connection from before may still lead to the load balancer's old process, which knows no replica.
+            return fresh.status_code == platform.api.get(f"/v1/jobs/{running}").status_code == 200
         except httpx.HTTPError:
             return False
 

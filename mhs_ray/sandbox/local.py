@@ -26,6 +26,7 @@ _HOP_BY_HOP: Final = frozenset(
 _OURS: Final = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip|host")
 _DEVIOUS: Final = re.compile(rb"//|\\|(?:^|/)(?:\.|%2e){1,2}(?:/|$)|%2f|%5c|%00", re.IGNORECASE)
 _STALL_S: Final = 300.0
+_KEPT_BYTES: Final = 4 << 20  # a smaller body is kept until it is answered, and can be sent again
 DEFAULT_MAX_BODY: Final = 512 << 20
 
 
@@ -111,7 +112,9 @@ class LocalHosts:
         try:
             if not told.isdigit() or int(told[:20]) > self._max_body_bytes:
                 raise _TooLargeError
-            body = _body(receive, self._max_body_bytes) if has_body else None
+            body: AsyncIterator[bytes] | bytes | None = _body(receive, self._max_body_bytes) if has_body else None
+            if body is not None and b"content-length" in names and int(told) <= _KEPT_BYTES:
+                body = b"".join([piece async for piece in _body(receive, self._max_body_bytes)])
             response = await self._send(scope["method"], url, headers, body)
         except _TooLargeError:
             with suppress(ConnectionError, TimeoutError):
@@ -135,7 +138,7 @@ class LocalHosts:
             await response.aclose()
 
     async def _send(
-        self, method: str, url: httpx.URL, headers: list[tuple[bytes, bytes]], body: AsyncIterator[bytes] | None
+        self, method: str, url: httpx.URL, headers: list[tuple[bytes, bytes]], body: AsyncIterator[bytes] | bytes | None
     ) -> httpx.Response:
         assert self._client is not None
         deadline = asyncio.get_running_loop().time() + self._patience_s
@@ -146,6 +149,13 @@ class LocalHosts:
                 return await self._client.send(request, stream=True)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 # Not one byte of the request was taken or sent, so trying again cannot deliver it twice.
+                if asyncio.get_running_loop().time() + pause > deadline:
+                    raise
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                # A replica died with the request. The gateway stores a result once and answers a second POST as the
+                # first, so a body that is still here may be sent again.
+                if not (body is None or isinstance(body, bytes)):
+                    raise
                 if asyncio.get_running_loop().time() + pause > deadline:
                     raise
             await asyncio.sleep(pause)

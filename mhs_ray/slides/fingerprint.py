@@ -96,7 +96,9 @@ def _format(head: bytes, name: str, shown: str) -> str:
     if kind is Kind.OTHER:
         if name in _NO_MAGIC:
             return name
-        raise SlideError("not-a-slide", f"{PurePosixPath(shown).name} is no slide: it looks like {describe_bytes(head)}")
+        raise SlideError(
+            "not-a-slide", f"{PurePosixPath(shown).name} is no slide: it looks like {describe_bytes(head)}"
+        )
     if kind is Kind.TIFF:
         return name if name not in ("", "dicom", "zip") else "tiff"
     return "dicom" if kind is Kind.DICOM else "zip"

@@ -35,13 +35,19 @@ def test_dashboards_and_rules_have_what_they_ask_for(platform: Platform, zoo: in
             assert time.monotonic() < deadline, (missing(), seen.get("targets")["activeTargets"])
             time.sleep(1)
         seen.scraped("ray", times=2)
-        time.sleep(16)  # three scrapes of what is there now: a rate needs two
-        empty = []
-        for name, expr in expressions().items():
-            seen.query(expr)
-            value = without_threshold(expr) if name.startswith("alert ") else expr
-            if not seen.query(value):
-                empty.append((name, value))
+
+        def without_value() -> list[tuple[str, str]]:
+            found = []
+            for name, expr in expressions().items():
+                seen.query(expr)
+                value = without_threshold(expr) if name.startswith("alert ") else expr
+                if not seen.query(value):
+                    found.append((name, value))
+            return found
+
+        deadline = time.monotonic() + 60  # a rate needs two scrapes of what is there now
+        while (empty := without_value()) and time.monotonic() < deadline:
+            time.sleep(1)
         assert empty == []
         labels = {
             label

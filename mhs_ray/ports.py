@@ -40,7 +40,8 @@ class Limits:
 class ContainerSpec:
     """One container to start, in its sandbox.
 
-    network_of: name of the container whose network namespace it joins; None: no network at all.
+    network: ``container:NAME`` whose network namespace it joins, or ``ns:PATH`` of the namespace itself (podman only);
+    None: no network at all.
     gpus: device ids as Ray assigned them (index or UUID); () where the node has no NVIDIA device.
     labels: always set by us; an image's own labels never win.
     tmpfs: target path → size in bytes.
@@ -55,7 +56,7 @@ class ContainerSpec:
     mounts: Sequence[Mount] = ()
     tmpfs: Mapping[str, int] = field(default_factory=dict)
     command: Sequence[str] = ()  # () keeps the image's own
-    network_of: str | None = None
+    network: str | None = None
     gpus: Sequence[str] = ()
     runtime: str | None = None
 
@@ -83,7 +84,7 @@ class EngineInfo:
     """Facts of the engine on this node. missing: what it cannot enforce, as sentences for ``mhs doctor``.
 
     host_uid, host_gid: who the container's own root (podman) or user (Docker) is on the node, hence who must own
-    a folder that is mounted writable.
+    a folder that is mounted writable. joins_namespace: it takes ``ns:PATH`` for a container's network.
     """
 
     name: str
@@ -96,6 +97,7 @@ class EngineInfo:
     missing: tuple[str, ...] = ()
     host_uid: int = 0
     host_gid: int = 0
+    joins_namespace: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,7 +282,7 @@ class AttemptRunner:
             limits=Limits(cpus=kind.vcpu, memory_bytes=kind.memory_bytes),
             mounts=(*sandbox.mounts, *((self._feed.mount,) if self._feed else ())),
             tmpfs=sandbox.tmpfs,
-            network_of=sandbox.network_of,
+            network=sandbox.network,
             gpus=self._gpus,
             runtime=self._node.runtime,
         )

@@ -276,7 +276,7 @@ class WarmHost:
             limits=Limits(cpus=kind.vcpu, memory_bytes=kind.memory_bytes),
             mounts=(*sandbox.mounts, Mount(self._work, TARGET)),
             tmpfs=sandbox.tmpfs,
-            network_of=sandbox.network_of,
+            network=sandbox.network,
             gpus=order.gpus,
             runtime=self._node.runtime,
         )  # fmt: skip

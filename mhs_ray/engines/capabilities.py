@@ -34,7 +34,8 @@ class Capabilities:
 
     runtime: OCI runtime to ask for; None: the engine's own default works. user: forced on containers, None keeps
     the image's. open_files: highest RLIMIT_NOFILE that can be set; None: none can. processes: RLIMIT_NPROC that
-    must be set for a container to start, None: needs none. limits: which of cpu, memory, pids hold.
+    must be set for a container to start, None: needs none. limits: which of cpu, memory, pids hold. joins_namespace: a
+    container starts in a network namespace that the node made.
     """
 
     version: str
@@ -55,6 +56,7 @@ class Capabilities:
     missing: tuple[str, ...]
     host_uid: int
     host_gid: int
+    joins_namespace: bool = False
 
     def clamp(self, limits: Limits) -> Limits:
         """Return `limits` no higher than the node, for an engine refuses what the node does not have."""
@@ -80,6 +82,7 @@ class Capabilities:
             missing=self.missing,
             host_uid=self.host_uid,
             host_gid=self.host_gid,
+            joins_namespace=self.joins_namespace,
         )
 
 

@@ -29,7 +29,7 @@ def create_args(spec: ContainerSpec, caps: Capabilities, version: str, volumes: 
         ulimits.append(Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files))
     host = HostConfig(
         version=version,
-        network_mode=f"container:{spec.network_of}" if spec.network_of else "none",
+        network_mode=spec.network or "none",
         read_only=True,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges", f"seccomp={profile_text()}"],

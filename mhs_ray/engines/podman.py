@@ -21,6 +21,7 @@ from mhs_ray.domain.errors import EngineError
 from mhs_ray.domain.models import ImageRef
 from mhs_ray.engines import capabilities, podman_run, process
 from mhs_ray.engines.capabilities import Capabilities
+from mhs_ray.engines.containers_conf import without_sysctls
 from mhs_ray.engines.envfile import client_environment, write_private
 from mhs_ray.engines.oom import kernel_log_names
 from mhs_ray.engines.podman_probe import probe
@@ -48,6 +49,13 @@ class PodmanEngine(ContainerEngine):
     def base(self) -> list[str]:
         """How every command line of this engine begins."""
         return ["podman", *self.args, "--log-level=error"]
+
+    def environment(self, spec: ContainerSpec, extra: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of the client that runs `spec`, with `extra` in it. Raises EngineError."""
+        environment = client_environment(extra)
+        if spec.network is not None and spec.network.startswith("ns:"):
+            environment["CONTAINERS_CONF"] = str(without_sysctls(self.folder, environment))
+        return environment
 
     def call(self, operation: str, *args: str, timeout_s: float = 120.0, stdin: bytes | None = None) -> str:
         """Run ``podman args`` and return its stdout. Raises EngineError."""

@@ -23,10 +23,10 @@ def sandbox_args(spec: ContainerSpec, caps: Capabilities, seccomp: Path) -> list
         "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--security-opt", f"seccomp={seccomp}",
         "--oom-score-adj", "500", "--shm-size", str(limits.shm_bytes), "--no-healthcheck", "--stop-signal", "TERM",
         "--log-driver", "k8s-file", "--log-opt", f"max-size={LOG_CAP_MB}mb", "--http-proxy=false", "--restart", "no",
-        "--network", f"container:{spec.network_of}" if spec.network_of else "none",
+        "--network", spec.network or "none",
     ]  # fmt: skip
     if spec.labels.get(labels.ROLE) != labels.ROLE_PAUSE:
-        node_sys = caps.user_namespace and spec.network_of and all(m.target != "/sys" for m in spec.mounts)
+        node_sys = caps.user_namespace and spec.network and all(m.target != "/sys" for m in spec.mounts)
         hidden = (*masks.everywhere(), *(masks.OF_NODE_SYS if node_sys else ()))
         args += ["--security-opt", "mask=" + ":".join(hidden)]
     if "memory" in caps.limits:

@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import shutil
+import subprocess
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -22,7 +23,6 @@ from mhs_ray.engines.capabilities import (
     missing_limits,
     own_hard_limit,
 )
-from mhs_ray.engines.envfile import client_environment
 from mhs_ray.engines.pause import PAUSE_VERSION_COMMAND, ensure_pause_image
 from mhs_ray.engines.podman_args import runtime_args, sandbox_args
 from mhs_ray.ports import ContainerSpec, Limits
@@ -51,25 +51,51 @@ def probe(engine: PodmanEngine, facts: dict[str, Any]) -> Capabilities:
     for uid_map, runtime, (files, processes), init in ways:
         caps = _capabilities(facts, default, runtime, rootless=rootless, uid_map=uid_map, init=init)
         caps = replace(caps, open_files=files, processes=processes)
-        spec = ContainerSpec(
-            name=f"mhs-probe-{os.urandom(6).hex()}",
-            image=image,
-            env={},
-            labels={labels.ROLE: "probe"},
-            limits=Limits(cpus=1, memory_bytes=256 << 20, pids=64, shm_bytes=1 << 20),
-            command=PAUSE_VERSION_COMMAND,
-            tmpfs={"/tmp": 1 << 20},  # noqa: S108  the container's
-        )
-        argv = [*engine.base, *runtime_args(None, caps), "run", "--rm", "--detach=false"]
-        with seccomp.profile_path() as profile:
-            argv += [*sandbox_args(spec, caps, profile), image, *spec.command]
-            result = process.attempt(engine.name, "start a container", argv, env=client_environment())
+        result = _start(engine, image, caps)
         if result.returncode == 0:
             log.info("podman on this node: runtime %s, user namespace %s, init %s", caps.runtime_name, uid_map, init)
-            return caps
+            return replace(caps, joins_namespace=not rootless and _joins_namespace(engine, image, caps))
         log.info("podman with %s cannot start a container: %s", caps.runtime_name, process.last_words(result.stderr))
         words = words or result.stderr
     raise EngineError(engine.name, "start a container on this node in any way tried", process.last_words(words))
+
+
+def _start(
+    engine: PodmanEngine, image: str, caps: Capabilities, network: str | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    spec = ContainerSpec(
+        name=f"mhs-probe-{os.urandom(6).hex()}",
+        image=image,
+        env={},
+        labels={labels.ROLE: "probe"},
+        limits=Limits(cpus=1, memory_bytes=256 << 20, pids=64, shm_bytes=1 << 20),
+        command=PAUSE_VERSION_COMMAND,
+        tmpfs={"/tmp": 1 << 20},  # noqa: S108  the container's
+        network=network,
+    )
+    argv = [*engine.base, *runtime_args(None, caps), "run", "--rm", "--detach=false"]
+    with seccomp.profile_path() as profile:
+        argv += [*sandbox_args(spec, caps, profile), image, *spec.command]
+        return process.attempt(engine.name, "start a container", argv, env=engine.environment(spec, {}))
+
+
+def _joins_namespace(engine: PodmanEngine, image: str, caps: Capabilities) -> bool:
+    try:
+        with subprocess.Popen(
+            ["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        ) as holder:
+            assert holder.stdin is not None
+            assert holder.stdout is not None
+            holder.stdin.write(b"?")
+            if not holder.stdout.read(1):  # cat answers once it is inside
+                return False
+            result = _start(engine, image, caps, f"ns:/proc/{holder.pid}/ns/net")
+    except (OSError, EngineError) as error:
+        log.info("podman takes no network namespace of the node's: %s", error)
+        return False
+    if result.returncode:
+        log.info("podman takes no network namespace of the node's: %s", process.last_words(result.stderr))
+    return result.returncode == 0
 
 
 def _rlimits() -> list[tuple[int, int | None]]:

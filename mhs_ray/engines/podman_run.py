@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mhs_ray.domain.errors import EngineError
 from mhs_ray.engines import labels, podman_log, process, seccomp
-from mhs_ray.engines.envfile import client_environment, in_memory, split_env
+from mhs_ray.engines.envfile import in_memory, split_env
 from mhs_ray.engines.execfail import exec_failure, sandbox_env
 from mhs_ray.engines.oom import OomWatch
 from mhs_ray.engines.podman_args import LOG_CAP_MB, runtime_args, sandbox_args
@@ -87,7 +87,7 @@ class _Client:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    env=client_environment(passed.client),
+                    env=self._engine.environment(self._spec, passed.client),
                     pass_fds=(env_fd,),
                     start_new_session=True,
                     bufsize=0,

@@ -1,6 +1,6 @@
 """Opens listening sockets in another process's network namespace; run as a program where threads cannot enter it.
 
-Standard library only, so that it starts in milliseconds as ``python -I _netns_helper.py FD PID PORT…``: it joins the
+Standard library only, so that it starts in milliseconds as ``python -I _netns_helper.py FD NET PORT…``: it joins the
 user namespace that owns the network namespace (which only a process with one thread may do) and passes the sockets
 back over the Unix socket FD.
 """
@@ -52,20 +52,20 @@ def open_here(ports: Sequence[int], backlog: int = 128) -> list[socket.socket]:
     return opened
 
 
-def open_net(pid: int) -> int:
-    """Return a descriptor of the network namespace of `pid`; refuses our own: its ports are the node's."""
-    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+def open_net(file: str) -> int:
+    """Return a descriptor of the network namespace behind `file`; refuses our own: its ports are the node's."""
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     if os.fstat(fd).st_ino == os.stat("/proc/self/ns/net").st_ino:  # noqa: PTH116  (a magic link, not a path)
         os.close(fd)
-        raise RuntimeError(f"process {pid} has no network namespace of its own")
+        raise RuntimeError("it is no network namespace of its own but the node's")
     return fd
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Join the namespaces of PID, open the ports, send them over FD; on failure send the errno's text instead."""
+    """Join the namespace behind NET, open the ports, send them over FD; on failure send the errno's text instead."""
     channel = socket.socket(fileno=int(arguments[0]))
     try:
-        net = open_net(int(arguments[1]))
+        net = open_net(arguments[1])
         owner = fcntl.ioctl(net, _NS_GET_USERNS)
         if os.fstat(owner).st_ino != os.stat("/proc/self/ns/user").st_ino:  # noqa: PTH116
             setns(owner, CLONE_NEWUSER)

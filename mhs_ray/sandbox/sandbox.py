@@ -7,10 +7,10 @@
       shared/   hosts resolv.conf trust.pem   mounted into the container, read-only
       uploads/  debug            0700: what the container put, out of its own sight
       scratch.ext4, scratch/     its writable places
-      sys/                       a /sys of its network namespace (podman as root)
+      net, sys/                  its network namespace and a /sys of that (podman as root)
 
-A container without any network (the *pause* container) holds the network namespace; our proxy listens inside. When the
-process that opened a sandbox dies, opening it again under the same name finds all this and goes on.
+Our proxy listens inside the network namespace (see `network`). When the process that opened a sandbox dies, opening it
+again under the same name finds all this and goes on.
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ import posixpath
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from mhs_ray.domain.errors import EngineError, SandboxError
 from mhs_ray.engines import labels
 from mhs_ray.engines.pause import PAUSE_COMMAND
-from mhs_ray.ports import ContainerEngine, ContainerSpec, ContainerStatus, Limits, Mount
+from mhs_ray.ports import ContainerEngine, ContainerSpec, EngineInfo, Limits, Mount
 from mhs_ray.sandbox.dial import Resolve
 from mhs_ray.sandbox.files import FileServer
 from mhs_ray.sandbox.http import HttpServer
 from mhs_ray.sandbox.local import DEFAULT_MAX_BODY, LocalHosts
 from mhs_ray.sandbox.netns import listeners, mount_sys
+from mhs_ray.sandbox.network import Network, open_network
 from mhs_ray.sandbox.proxy import Proxy, ProxyLimits
 from mhs_ray.sandbox.routes import FILES_HOST, PROXY_PORT, DirectRoute, LocalRoute, RouteTable, results_route
 from mhs_ray.sandbox.scratch import Scratch, open_scratch, remove_folder, unmount_below
@@ -53,7 +52,6 @@ _TRUST_STORE: Final = re.compile(
     r"/(?!proc/|sys/|dev/|run/|tmp/|var/tmp/|input/|output/|scratch/)[!-~]{1,1000}\.(?:pem|crt)"
 )
 _MAX_STORES: Final = 32
-_START_S: Final = 120
 _PAUSE_LIMITS: Final = Limits(cpus=0.2, memory_bytes=64 << 20, pids=64, shm_bytes=1 << 20, open_files=1024)
 TRUST_VARIABLES: Final = (
     "REQUESTS_CA_BUNDLE",
@@ -71,7 +69,7 @@ TRUST_VARIABLES: Final = (
 class SandboxSpec:
     """What one attempt's sandbox has to be.
 
-    name: of the attempt on this node; the pause container is called ``NAME-net``. labels: job, attempt and platform.
+    name: of the attempt on this node; a pause container is called ``NAME-net``. labels: job, attempt and platform.
     pause_image: tag or id of an image for `PAUSE_COMMAND`. host: HOST of the contract. gateway_url: base of our API
     as this node reaches it. direct: hosts outside that it may reach as well. ca_bundles: trust stores inside the
     image to cover. scratch_bytes: of all writable places together.
@@ -117,13 +115,12 @@ class Sandbox:
         self._proxy: Proxy | None = None
         self._scratch: Scratch | None = None
         self._sys: Mount | None = None
-        self._pause: Thread | None = None
-        self._pause_outcome: Future[ContainerStatus] = Future()
+        self._network: Network | None = None
 
     @property
-    def network_of(self) -> str:
-        """Name of the container whose network the model container joins."""
-        return f"{self._spec.name}-net"
+    def network(self) -> str:
+        """What the model container joins; see `ContainerSpec.network`."""
+        return _opened(self._network).joined
 
     def open(self) -> Self:
         """Set everything up, or take over what an earlier process of this attempt left running."""
@@ -146,18 +143,18 @@ class Sandbox:
         self._files.accept("debug")
         ca = AttemptCa.open(private, self._table.local_hosts)
         self._write_shared(ca)
-        self._start_pause()  # takes longer than all the rest, which is done meanwhile
         info = self._engine.info()
+        self._network = self._open_network(info)  # a pause container starts while the rest is done
         self._scratch = open_scratch(self._folder, self._spec.scratch_bytes, (info.host_uid, info.host_gid))
         limits = self._spec.proxy_limits or ProxyLimits()
         hosts = LocalHosts(self._table, self._files, max_body_bytes=self._spec.max_results_bytes)
         server = HttpServer(hosts, limits.head_s)
         tls = ca.server_context(self._table.local_hosts)
         self._proxy = Proxy(self._table, server, tls, self._on_denied, limits, self._resolve)
-        pid = self._pause_pid()
+        net = self._network.path()
         if info.name == "podman" and info.user_namespace and not info.rootless:
-            self._sys = self._own_sys(pid)
-        self._proxy.start(listeners(pid, (PROXY_PORT, 80, *self._table.tls_ports)))
+            self._sys = self._own_sys(net)
+        self._proxy.start(listeners(net, (PROXY_PORT, 80, *self._table.tls_ports)))
 
     def _write_shared(self, ca: AttemptCa) -> None:
         shared = self._folder / "shared"
@@ -170,47 +167,23 @@ class Sandbox:
         if not bundle.exists() or ca.certificate_pem not in bundle.read_bytes():
             write_shared(bundle, trust_bundle(ca))
 
-    def _start_pause(self) -> None:
-        """Start (or adopt) the pause container in a thread that ends with it."""
-        spec = ContainerSpec(
-            name=self.network_of,
+    def _open_network(self, info: EngineInfo) -> Network:
+        pause = ContainerSpec(
+            name=f"{self._spec.name}-net",
             image=self._spec.pause_image,
             env={},
             labels={**self._spec.labels, labels.ROLE: labels.ROLE_PAUSE},
             limits=_PAUSE_LIMITS,
             command=PAUSE_COMMAND,
         )
-        outcome = self._pause_outcome = Future[ContainerStatus]()
+        return open_network(self._engine, info, pause, self._folder / "net")
 
-        def run() -> None:
-            try:
-                self._engine.run(spec, lambda _stream, _data: None, outcome.set_result)
-            except Exception as e:
-                if outcome.done():
-                    log.warning("the pause container %s is out of sight: %s", spec.name, e)
-                else:
-                    outcome.set_exception(e)
-            if not outcome.done():
-                outcome.set_exception(SandboxError(f"the pause container {spec.name} ended at once"))
-
-        self._pause = Thread(target=run, name=f"mhs-pause-{self._spec.name}", daemon=True)
-        self._pause.start()
-
-    def _pause_pid(self) -> int:
-        try:
-            pid = self._pause_outcome.result(_START_S).pid
-        except TimeoutError as e:
-            raise SandboxError(f"the pause container {self.network_of} did not start within {_START_S} s") from e
-        if pid is None:
-            raise SandboxError(f"the pause container {self.network_of} has no process; remove it and retry")
-        return pid
-
-    def _own_sys(self, pid: int) -> Mount:
+    def _own_sys(self, net: Path) -> Mount:
         """Return a /sys of the attempt's network; podman would mount the node's (see engines/masks)."""
         folder = self._folder / "sys"
         unmount_below(folder)
         folder.mkdir(mode=0o755, exist_ok=True)
-        mount_sys(pid, folder)
+        mount_sys(net, folder)
         return Mount(folder, "/sys")
 
     @property
@@ -282,14 +255,13 @@ class Sandbox:
         """
         self.detach()
         failure: Exception | None = None
-        if self._pause is not None:
-            wait([self._pause_outcome], _START_S)  # what is only just being started cannot be removed yet
         try:
-            self._engine.remove(self.network_of)
+            if self._network is not None:
+                self._network.close()
         except EngineError as e:
             failure = e
-        if self._pause is not None:
-            self._pause.join(timeout=10)
+        except OSError as e:
+            failure = SandboxError(f"the network of {self._folder} cannot be removed: {e}; the next sweep tries again")
         try:
             remove_folder(self._folder)
         except OSError as e:

@@ -594,7 +594,7 @@ def test_a_model_joins_the_network_of_its_pause_container(engine: Engine, make: 
     waiting = Background(engine, pause)
     assert waiting.heard.running.wait(30)
     pid = waiting.heard.started[0].pid
-    heard = run(engine, make("stat -L -c %i /proc/self/ns/net", network_of=pause.name))
+    heard = run(engine, make("stat -L -c %i /proc/self/ns/net", network=f"container:{pause.name}"))
     assert int(bytes(heard.stdout)) == Path(f"/proc/{pid}/ns/net").stat().st_ino
     engine.stop(pause.name, 5)
     waiting.join()

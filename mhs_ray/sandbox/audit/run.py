@@ -127,7 +127,7 @@ def _container(
         mounts=sandbox.mounts,
         tmpfs=sandbox.tmpfs,
         command=image.COMMAND,
-        network_of=sandbox.network_of,
+        network=sandbox.network,
         runtime=runtime,
     )
 

@@ -225,7 +225,7 @@ def serve(netns: int, gateway: Gateway, tmp_path: Path) -> Iterator[Serve]:
         limits = limits or ProxyLimits()
         server = HttpServer(LocalHosts(table, files, patience_s), limits.head_s)
         proxy = Proxy(table, server, ca.server_context(table.local_hosts), denied.append, limits, resolve)
-        proxy.start(listeners(netns, (3128, 80, *table.tls_ports)))
+        proxy.start(listeners(Path(f"/proc/{netns}/ns/net"), (3128, 80, *table.tls_ports)))
         proxies.append(proxy)
         return Inside(netns, tmp_path, files, proxy, denied)
 

@@ -16,15 +16,20 @@ import pytest
 
 import mhs_ray
 from mhs_ray.domain.errors import SandboxError
-from mhs_ray.sandbox.netns import listeners
+from mhs_ray.sandbox.netns import listeners, make_namespace
+from mhs_ray.sandbox.scratch import unmount_below
 
 if TYPE_CHECKING:
     from tests.integration.sandbox.conftest import Inside
 
 
+def net_of(pid: int) -> Path:
+    return Path(f"/proc/{pid}/ns/net")
+
+
 def test_a_socket_listens_inside_only_and_this_process_stays_where_it_was(netns: int) -> None:
     before = Path("/proc/self/ns/net").readlink()
-    opened = listeners(netns, [3128, 443, 3128])
+    opened = listeners(net_of(netns), [3128, 443, 3128])
     assert sorted(opened) == [443, 3128]
     assert Path("/proc/self/ns/net").readlink() == before
     with pytest.raises(ConnectionRefusedError):
@@ -40,16 +45,45 @@ def test_a_socket_listens_inside_only_and_this_process_stays_where_it_was(netns:
 CONNECT = "import socket; socket.create_connection(('127.0.0.1', 443), 5); print('ok')"
 
 
+def test_a_namespace_mounted_at_a_file_has_only_loopback_and_ends_with_the_mount(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or not shutil.which("nsenter"):
+        pytest.skip("needs root and util-linux for a network namespace")
+    before = Path("/proc/self/ns/net").readlink()
+    file = tmp_path / "net"
+    file.touch()
+    make_namespace(file)
+    try:
+        assert Path("/proc/self/ns/net").readlink() == before
+        for listener in listeners(file, [443]).values():
+            shown = subprocess.run(
+                ["nsenter", f"--net={file}", sys.executable, "-c", CONNECT], capture_output=True, check=False
+            )
+            assert shown.stdout == b"ok\n"
+            listener.close()
+        links = ["nsenter", f"--net={file}", "cat", "/proc/net/dev"]
+        shown = subprocess.run(links, capture_output=True, check=True)
+        assert [line.split(b":")[0].strip() for line in shown.stdout.splitlines()[2:]] == [b"lo"]
+    finally:
+        unmount_below(file)
+    with pytest.raises(SandboxError, match="Invalid argument"):  # an ordinary file again
+        listeners(file, [443])
+
+
+def test_a_namespace_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(SandboxError, match="cannot make a network namespace at"):
+        make_namespace(tmp_path / "no" / "net")
+
+
 def test_a_process_without_a_network_of_its_own_is_refused() -> None:
-    with pytest.raises(SandboxError, match="has no network namespace of its own"):
-        listeners(os.getpid(), [3128])
+    with pytest.raises(SandboxError, match="no network namespace of its own but the node's"):
+        listeners(net_of(os.getpid()), [3128])
 
 
 def test_a_process_that_is_gone_and_a_port_that_is_taken_are_clear_errors(netns: int, inside: Inside) -> None:
     with pytest.raises(SandboxError, match="No such file"):
-        listeners(2**22 - 1, [3128])
+        listeners(net_of(2**22 - 1), [3128])
     with pytest.raises(SandboxError, match="Address already in use"):
-        listeners(netns, [8080, 3128])
+        listeners(net_of(netns), [8080, 3128])
 
 
 # What follows runs as an ordinary user, as beside a rootless engine.
@@ -57,11 +91,12 @@ BECOME = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 
 OF_ITS_OWN = """
 import os, subprocess, sys
+from pathlib import Path
 from mhs_ray.sandbox.netns import listeners
 holder = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 holder.stdin.write(b"ready\\n"); holder.stdin.flush(); holder.stdout.readline()
 try:
-    opened = listeners(holder.pid, [3128, 443])
+    opened = listeners(Path(f"/proc/{holder.pid}/ns/net"), [3128, 443])
     net = ["nsenter", "-U", "-n", "--preserve-credentials", "-t", str(holder.pid), "cat", "/proc/net/tcp"]
     shown = subprocess.run(net, capture_output=True, text=True).stdout
     print(list(opened), os.getuid(), "0100007F:0C38" in shown, "0100007F:01BB" in shown)
@@ -73,8 +108,9 @@ finally:
 
 OF_ROOT = """
 import sys
+from pathlib import Path
 from mhs_ray.sandbox.netns import listeners
-try: listeners(int(sys.argv[1]), [3128])
+try: listeners(Path(sys.argv[1]), [3128])
 except Exception as e: print(type(e).__name__, e)
 """
 
@@ -130,6 +166,6 @@ def test_a_namespace_below_another_one_of_the_user_is_reached_too(as_user: AsUse
 
 
 def test_a_namespace_of_somebody_else_is_an_error_that_says_who_must_run_this(as_user: AsUser, netns: int) -> None:
-    shown = as_user(OF_ROOT, str(netns))
-    assert shown.startswith("SandboxError cannot listen in the network of process")
+    shown = as_user(OF_ROOT, str(net_of(netns)))
+    assert shown.startswith("SandboxError cannot listen in the network behind /proc/")
     assert "must be root or, with a rootless engine, the user who owns it (it is user 65534)" in shown

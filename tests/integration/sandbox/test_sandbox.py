@@ -19,6 +19,7 @@ from mhs_ray.engines.labels import ROLE, ROLE_MODEL
 from mhs_ray.engines.pause import ensure_pause_image
 from mhs_ray.engines.podman import PodmanEngine
 from mhs_ray.ports import ContainerEngine, ContainerSpec, ContainerStatus, Limits
+from mhs_ray.sandbox import network
 from mhs_ray.sandbox.sandbox import Sandbox, SandboxSpec
 from mhs_ray.sandbox.scratch import mounts_below, remove_folder
 from tests.engines_fixtures import unique
@@ -106,7 +107,7 @@ class Model:
             limits=Limits(cpus=1, memory_bytes=512 << 20, shm_bytes=1 << 20, open_files=1024),
             mounts=sandbox.mounts,
             tmpfs=sandbox.tmpfs,
-            network_of=sandbox.network_of,
+            network=sandbox.network,
         )
 
     def run(self, *command: str, on_started: Callable[[ContainerStatus], None] = lambda _: None) -> str:
@@ -172,6 +173,22 @@ def test_a_container_reaches_what_it_must_and_nothing_else_and_all_is_gone_after
     assert list(root.iterdir()) == []
 
 
+def namespace_of(sandbox: Sandbox, engine: ContainerEngine) -> int:
+    return inode_of(sandbox.network, engine)
+
+
+def inode_of(network: str, engine: ContainerEngine) -> int:
+    """Return what tells one network namespace from all others."""
+    kind, where = network.split(":", 1)
+    if kind == "ns":
+        assert where in mounts_below(Path(where))
+        return Path(where).stat().st_ino
+    status = engine.inspect(where)
+    assert status is not None
+    assert status.running
+    return Path(f"/proc/{status.pid}/ns/net").stat().st_ino
+
+
 LOOP = """
 import os, time, urllib.request as u
 for _ in range(600):
@@ -186,7 +203,7 @@ def test_a_new_process_takes_over_and_the_running_container_goes_on(
 ) -> None:
     first = Sandbox(engine, spec, root, lambda _: None).open()
     try:
-        before = engine.inspect(first.network_of)
+        before = namespace_of(first, engine)
         model = Model(engine, first, f"{spec.name}-model", small_image, open_files_of(first, tmp_path, b"of the first"))
         thread = threading.Thread(target=model.run, args=("/usr/local/bin/python3", "-c", LOOP))
         thread.start()
@@ -194,10 +211,7 @@ def test_a_new_process_takes_over_and_the_running_container_goes_on(
         first.detach()
         model.wait_for(b"URLError")
         second = Sandbox(engine, spec, root, lambda _: None).open()
-        after = engine.inspect(second.network_of)
-        assert before is not None
-        assert after is not None
-        assert after.id == before.id
+        assert namespace_of(second, engine) == before
         assert second.mounts == first.mounts
         # The same CA and the same URL: the container knows of nothing.
         open_files_of(second, tmp_path, b"of the second")
@@ -221,7 +235,7 @@ from mhs_ray.sandbox.sandbox import Sandbox, SandboxSpec
 name, where, root, spec = json.loads(sys.stdin.read())
 engine = DockerEngine(where) if name == "docker" else PodmanEngine(where)
 sandbox = Sandbox(engine, SandboxSpec(**spec), Path(root), print).open()
-print(engine.inspect(sandbox.network_of).id, flush=True)
+print(sandbox.network, flush=True)
 os.kill(os.getpid(), 9)
 """
 
@@ -233,18 +247,42 @@ def test_what_a_killed_process_left_is_taken_over_and_then_removed(
     order = json.dumps([engine.name, where, str(root), asdict(spec)])
     done = subprocess.run([sys.executable, "-c", DIES], input=order, capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
-    left = engine.inspect(f"{spec.name}-net")
-    assert left is not None
-    assert (left.id, left.running) == (done.stdout.strip(), True)
+    left = inode_of(done.stdout.strip(), engine)
     with Sandbox(engine, spec, root, lambda _: None) as sandbox:
-        found = engine.inspect(sandbox.network_of)
-        assert found is not None
-        assert found.id == left.id
+        assert namespace_of(sandbox, engine) == left
     assert engine.inspect(f"{spec.name}-net") is None
     assert mounts_below(root) == []
     assert list(root.iterdir()) == []
 
 
+@pytest.fixture
+def unmade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that makes no network namespaces for us."""
+
+    def refuse(file: Path) -> None:
+        raise SandboxError(f"cannot make a network namespace at {file}: Operation not permitted")
+
+    monkeypatch.setattr(network, "make_namespace", refuse)
+
+
+@pytest.mark.usefixtures("unmade")
+def test_a_pause_container_holds_the_network_where_none_can_be_made(
+    engine: ContainerEngine, spec: SandboxSpec, root: Path, tmp_path: Path, small_image: str
+) -> None:
+    with Sandbox(engine, spec, root, lambda _: None) as sandbox:
+        assert sandbox.network == f"container:{spec.name}-net"
+        model = Model(engine, sandbox, f"{spec.name}-model", small_image, open_files_of(sandbox, tmp_path))
+        said = dict(
+            json.loads(line)
+            for line in model.run("/usr/local/bin/python3", "-c", PROGRAM).splitlines()
+            if line.startswith("[")
+        )
+        assert (said["slide"], said["links"]) == ([200, "slide bytes"], ["lo"])
+    assert engine.inspect(f"{spec.name}-net") is None
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unmade")
 def test_a_sandbox_that_cannot_be_set_up_leaves_nothing(engine: ContainerEngine, spec: SandboxSpec, root: Path) -> None:
     with pytest.raises(EngineError):
         Sandbox(engine, replace(spec, pause_image="localhost/no-such-image:1"), root, lambda _: None).open()

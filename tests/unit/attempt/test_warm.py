@@ -97,7 +97,7 @@ class Nothing:
     def __init__(self, *_: Any) -> None:
         self.live: set[str] = set()
         self.env: dict[str, str] = {}
-        self.mounts, self.tmpfs, self.network_of = (), {}, "none"
+        self.mounts, self.tmpfs, self.network = (), {}, "none"
 
     def __enter__(self) -> Nothing:
         return self

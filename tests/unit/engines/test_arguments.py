@@ -216,7 +216,7 @@ def test_the_nodes_own_sys_is_covered_unless_the_sandbox_brings_one() -> None:
         (value,) = [a for a in after(podman(spec, caps), "--security-opt") if a.startswith("mask=")]
         return set(value.removeprefix("mask=").split(":"))
 
-    joined = replace(SPEC, network_of="job-net")
+    joined = replace(SPEC, network="ns:/run/job/net")
     assert {"/sys/class/net", "/sys/fs/cgroup", "/sys/block", "/proc/cmdline", "/proc/keys"} <= masked(joined)
     own = replace(joined, mounts=[Mount(Path("/srv/sys"), "/sys")])
     assert "/sys/class/net" not in masked(own)

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from time import monotonic, time
 from typing import Any, Final, TypeVar
@@ -43,6 +43,7 @@ _DB_BACK_S: Final = 2.0
 _LOOK_S: Final = 0.5  # between looks ahead, however often somebody wakes us
 _COHORT_S: Final = 1.0
 _MIND_S: Final = 2.0
+_THREADS: Final = 32  # what attempts tell at the same time is stored at the same time
 
 
 class DispatcherShell:
@@ -77,7 +78,9 @@ class DispatcherShell:
     async def begin(self) -> None:
         """Reconcile, then dispatch for ever; twice is as good as once."""
         if self._main is None or self._main.done():
-            self._loop = asyncio.get_running_loop()
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+                self._loop.set_default_executor(ThreadPoolExecutor(_THREADS, "dispatcher"))
             self._main = asyncio.create_task(self._run())
 
     async def ping(self) -> str:

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from mhs_ray.bench import Benchmark, Say
 from mhs_ray.bench._postgres import postgres
 from mhs_ray.bench._stage import stage
+from mhs_ray.dispatch.dispatcher import BATCH
 from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.domain.models import Job
 from mhs_ray.domain.settings import Settings
@@ -31,8 +32,7 @@ from mhs_ray.store.sql.secrets import Vault
 _SHORT, _LONG = 1_000, 100_000
 _MEASURED: Final = 600  # jobs of one measurement
 _ROUNDS: Final = 5
-_WORKERS: Final = 4
-_BATCH: Final = 32
+_WORKERS: Final = 16
 _LATENCIES: Final = 20
 _END: Final = Failure(FailureCode.EXIT_CODE, "measured", "nothing to do", "", 1)
 
@@ -92,19 +92,23 @@ class _Queue:
                 conn.execute(sa.text("VACUUM ANALYZE jobs"))
 
     def work(self, count: int, events: Sequence[JobEvent]) -> float:
-        """Claim `count` jobs in batches and take each through `events` in several threads; return jobs per second."""
+        """Take `count` jobs through `events` in threads, claiming more meanwhile; return jobs per second."""
 
         def finish(job: Job) -> None:
             for event in events:
                 failure = _END if event is JobEvent.FAILED else None
                 self.jobs.transition(job.id, event, attempt=job.attempt, failure=failure)
 
-        done, began = 0, time.monotonic()
+        left, under_way, began = count, set[Future[None]](), time.monotonic()
         with ThreadPoolExecutor(_WORKERS) as pool:
-            while done < count:
-                claimed = self.jobs.claim(min(_BATCH, count - done), 10**9, datetime.now(UTC))
-                list(pool.map(finish, claimed))
-                done += len(claimed)
+            while left or under_way:
+                if left and len(under_way) <= _WORKERS:
+                    claimed = self.jobs.claim(min(BATCH, left), 10**9, datetime.now(UTC))
+                    left -= len(claimed)
+                    under_way |= {pool.submit(finish, job) for job in claimed}
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                for each in done:
+                    each.result()
         return count / (time.monotonic() - began)
 
 

@@ -22,7 +22,9 @@ from mhs_ray.services.core import Core
 
 log = logging.getLogger(__name__)
 
-_BATCH: Final = 32
+BATCH: Final = 64
+"""How many jobs are claimed at a time."""
+
 _LOST_MEND: Final = "rerun the job once the cluster is well; the node's own log says what happened to it"
 
 _PREEMPTED_MEND: Final = "nothing to do: the job runs again; long models fare better on on-demand nodes"
@@ -74,7 +76,7 @@ class Dispatcher:
         now = self._now()
         self._jobs.expire(now, lambda row: why_expired(self._core, row, now))
         cluster = self._core.settings.cluster
-        jobs = self._jobs.claim(_BATCH, cluster.max_waiting, now, by_type=cluster.placement == "label")
+        jobs = self._jobs.claim(BATCH, cluster.max_waiting, now, by_type=cluster.placement == "label")
         for job in jobs:
             self._launch(job)
         return len(jobs)

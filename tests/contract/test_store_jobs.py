@@ -17,8 +17,9 @@ from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.domain.models import ImageRef, Priority, Provider, ScanStatus
 from mhs_ray.domain.states import JobEvent, JobState
 from mhs_ray.store.sql import tables as t
-from mhs_ray.store.sql.jobs import Change, JobFilter
+from mhs_ray.store.sql.jobs import JobFilter
 from mhs_ray.store.sql.tasks import RequestedScan, Submitted
+from mhs_ray.store.sql.transitions import Change
 from tests.store_fixtures import World
 
 S, E = JobState, JobEvent

@@ -13,7 +13,7 @@ from mhs_ray.domain.failures import Failure
 from mhs_ray.domain.fairshare import Share, choose
 from mhs_ray.domain.states import JobEvent, JobState
 from mhs_ray.domain.steps import step
-from mhs_ray.store.sql.jobs import Change
+from mhs_ray.store.sql.transitions import Change
 
 _POSTING = (JobState.PREPARING, JobState.RUNNING, JobState.COLLECTING)
 

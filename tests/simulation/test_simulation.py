@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mhs_ray.domain import steps
 from mhs_ray.domain.states import JobState
-from mhs_ray.store.sql.jobs import Change
+from mhs_ray.store.sql.transitions import Change
 from tests.simulation.simulate import Plan, Simulation, large, many
 from tests.simulation.stores import MemoryJobs, MemoryResults
 

@@ -50,43 +50,47 @@ class Totals:
 PHASES = ("queue", "placement", "prepare", "run")
 
 
-def record_end(
-    conn: sa.Connection,
-    job: sa.Row[Any],
-    event: JobEvent,
-    failure: Failure | None,
-    resources: Mapping[str, Any],
-    now: datetime,
-) -> None:
-    """Write the row of the job's newest attempt, which `event` ended. job: as it was before."""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The newest attempt of a job, which `event` ended. job: its row as it was before."""
+
+    job: sa.Row[Any]
+    event: JobEvent
+    failure: Failure | None
+    resources: Mapping[str, Any]
+
+
+def record_ends(conn: sa.Connection, ended: Sequence[Ended], now: datetime) -> None:
+    """Write a row for each; they are of different jobs."""
     e = t.job_events.c
-    told = conn.execute(
-        sa.select(e.event, sa.func.min(e.at).label("at"))
-        .where(e.job_id == job.id, e.attempt == job.attempt)
-        .group_by(e.event)
+    told = sa.select(e.job_id, e.attempt, e.event, sa.func.min(e.at).label("at")).group_by(e.job_id, e.attempt, e.event)
+    at: dict[tuple[int, int, str], datetime] = {
+        (r.job_id, r.attempt, r.event): r.at for r in conn.execute(told.where(e.job_id.in_([x.job.id for x in ended])))
+    }
+    conn.execute(sa.insert(t.attempts).inline(), [_row(x, at, now) for x in ended])
+
+
+def _row(ended: Ended, at: Mapping[tuple[int, int, str], datetime], now: datetime) -> dict[str, Any]:
+    job, failure = ended.job, ended.failure
+    taken, placed, started, exited = (
+        at.get((job.id, job.attempt, event))
+        for event in (JobEvent.DISPATCHED, JobEvent.PLACED, JobEvent.STARTED, JobEvent.EXITED)
     )
-    at: dict[str, datetime] = {r.event: r.at for r in told}
-    ready = max(job.created_at, job.not_before)
-    taken, placed, started = at.get(JobEvent.DISPATCHED), at.get(JobEvent.PLACED), at.get(JobEvent.STARTED)
-    conn.execute(
-        sa.insert(t.attempts)
-        .inline()
-        .values(
-            company_id=job.company_id,
-            job_id=job.id,
-            attempt=job.attempt,
-            instance_type=job.instance_type,
-            outcome=event,
-            failure_class=failure.failure_class if failure else None,
-            failure_code=failure.code if failure else None,
-            queue_s=_between(ready, taken) or 0.0,
-            placement_s=_between(taken, placed),
-            prepare_s=_between(placed, started),
-            run_s=_between(started, at.get(JobEvent.EXITED, now)),
-            slide_cached=resources.get("slide_cached"),
-            ended_at=now,
-        )
-    )
+    return {
+        "company_id": job.company_id,
+        "job_id": job.id,
+        "attempt": job.attempt,
+        "instance_type": job.instance_type,
+        "outcome": ended.event,
+        "failure_class": failure.failure_class if failure else None,
+        "failure_code": failure.code if failure else None,
+        "queue_s": _between(max(job.created_at, job.not_before), taken) or 0.0,
+        "placement_s": _between(taken, placed),
+        "prepare_s": _between(placed, started),
+        "run_s": _between(started, exited or now),
+        "slide_cached": ended.resources.get("slide_cached"),
+        "ended_at": now,
+    }
 
 
 def _between(start: datetime | None, end: datetime | None) -> float | None:

@@ -6,41 +6,26 @@ Every change of state is a compare-and-swap on (id, state, attempt): a stale att
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
-from mhs_ray.domain.errors import ConflictError, NotFoundError, TransitionError
+from mhs_ray.domain.errors import ConflictError, MhsError, NotFoundError
 from mhs_ray.domain.failures import Failure, FailureCode
 from mhs_ray.domain.fairshare import Share, choose
 from mhs_ray.domain.models import Job, JobEventRecord
 from mhs_ray.domain.states import ACTIVE, JobEvent, JobState
-from mhs_ray.domain.steps import step
 from mhs_ray.store.sql import tables as t
-from mhs_ray.store.sql.attempts import record_end
 from mhs_ray.store.sql.database import Database, Lock
 from mhs_ray.store.sql.scope import Page, Scoped
 from mhs_ray.store.sql.tasks import PRIORITY_RANK, insert_jobs
 from mhs_ray.store.sql.together import Together
+from mhs_ray.store.sql.transitions import Change, Happening, apply
 
 _PRIORITY = {rank: priority for priority, rank in PRIORITY_RANK.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What a transition did. changed is False when the event came late and the state stayed."""
-
-    job_id: int
-    before: JobState
-    after: JobState
-    attempt: int
-
-    @property
-    def changed(self) -> bool:
-        """Whether anything was written."""
-        return self.before is not self.after
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +50,7 @@ class Jobs:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._together = Together(db)  # many attempts may end at once
+        self._together = Together(db, partial(apply, db))  # many attempts may end at once
 
     # ------------------------------------------------------------ for people
 
@@ -261,37 +246,15 @@ class Jobs:
         A stale attempt, or an event that comes late, changes nothing. Raises NotFoundError, TransitionError.
         """
 
-        def apply(conn: sa.Connection) -> Change:
-            row = conn.execute(self._db.for_update(sa.select(*_STANDING).where(t.jobs.c.id == job_id))).first()
-            if row is None:
-                raise NotFoundError("job", job_id)
-            now = datetime.now(UTC)
-            try:
-                made = step(
-                    row, event, now=now, attempt=attempt, node=node, failure=failure,
-                    retry_in_s=retry_in_s, resources=resources,
-                )  # fmt: skip
-            except TransitionError:
-                if event is JobEvent.CANCELLED:
-                    raise ConflictError(f"job {job_id} is {row.state}; it cannot be cancelled any more") from None
-                raise
-            if made.told:
-                values = dict(made.values)
-                if "failure" in values:
-                    values["failure"] = _failure_json(values["failure"])
-                conn.execute(sa.update(t.jobs).where(t.jobs.c.id == job_id).values(**values))
-                told = cause or (failure.cause if failure else "")
-                _record(conn, row.company_id, job_id, row.attempt, event, made.after, node, told)
-                if made.before.is_active and not made.after.is_active:
-                    record_end(conn, row, event, failure, resources or row.resources, now)
-                if event in (JobEvent.CANCELLED, JobEvent.RETRIED):
-                    self._db.notify(conn)
-            return Change(job_id, made.before, made.after, row.attempt)
-
-        if attempt is None:  # of a job that may be queued, and then a claim locks it too: never beside another job
-            with self._db.write() as conn:
-                return apply(conn)
-        return self._together.run(job_id, apply)
+        happening = Happening(job_id, event, attempt, node, cause, failure, retry_in_s, resources)
+        if attempt is not None:
+            return self._together.run(happening)
+        # The job may be queued, and then a claim locks it too: never beside another job.
+        with self._db.write() as conn:
+            (done,) = apply(self._db, conn, [happening])
+        if isinstance(done, MhsError):
+            raise done
+        return done
 
     def active(self) -> list[Job]:
         """Return every job that an attempt should be alive for."""
@@ -355,16 +318,6 @@ class Jobs:
 _QUEUED = sa.text(f"jobs.state = '{JobState.QUEUED}'")
 _ENDING = sa.text(f"jobs.state = '{JobState.QUEUED}' AND jobs.usable_until IS NOT NULL")
 _ACTIVE = sa.text("jobs.state IN ('" + "', '".join(sorted(s.value for s in ACTIVE)) + "')")
-
-
-# What a transition reads; the rest of a row is large.
-_STANDING = [
-    t.jobs.c[name]
-    for name in (
-        "id", "company_id", "state", "attempt", "started_at", "platform_failures", "model_failures", "instance_type",
-        "created_at", "not_before", "resources",
-    )
-]  # fmt: skip
 
 
 def _active_jobs(conn: sa.Connection) -> tuple[dict[int, int], dict[str, int]]:
@@ -431,31 +384,6 @@ def _parts(ids: Sequence[int], size: int = 500) -> list[Sequence[int]]:
     return [ids[i : i + size] for i in range(0, len(ids), size)]
 
 
-def _record(
-    conn: sa.Connection,
-    company_id: int,
-    job_id: int,
-    attempt: int,
-    event: JobEvent,
-    state: JobState,
-    node: str | None,
-    cause: str,
-) -> None:
-    conn.execute(
-        sa.insert(t.job_events)
-        .inline()  # nobody asks for its id
-        .values(
-            company_id=company_id,
-            job_id=job_id,
-            attempt=attempt,
-            event=event,
-            state=state,
-            node=node,
-            cause=cause[:4000],
-        )
-    )
-
-
 def _matches(text: str) -> sa.ColumnElement[bool]:
     names = (t.jobs.c.container_name, t.tasks.c.algorithm_name, t.scans.c.name)
     found = [name.icontains(text, autoescape=True) for name in names]
@@ -475,10 +403,6 @@ def _query() -> sa.Select[Any]:
         .join_from(t.jobs, t.tasks, t.jobs.c.task_id == t.tasks.c.id)
         .join(t.scans, t.jobs.c.scan_id == t.scans.c.id)
     )
-
-
-def _failure_json(failure: Failure | None) -> dict[str, Any] | None:
-    return None if failure is None else {**asdict(failure), "class": failure.failure_class}
 
 
 def failure_from_json(value: Mapping[str, Any] | None) -> Failure | None:

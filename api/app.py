@@ -48,10 +48,11 @@ from mhs_ray.telemetry.traces import open_traces
 log = logging.getLogger(__name__)
 
 _ROUTES = (
+    tasks,  # the first that fits is taken: what comes most often stands first
+    gateway,
     access,
     catalog,
     scans,
-    tasks,
     jobs,
     replay,
     logs,
@@ -59,7 +60,6 @@ _ROUTES = (
     cohorts,
     deliveries,
     usage,
-    gateway,
     platform,
     metrics,
 )
@@ -115,6 +115,7 @@ def build_app(make: Callable[[], tuple[Core, Peers]] | None = None) -> FastAPI:
     app = FastAPI(
         title="mhs-ray", version=__version__, description=_DESCRIPTION, lifespan=lifespan, redoc_url=None,
         openapi_url="/openapi.json", docs_url="/docs",
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours tell what a job is (mhs_ray.telemetry)
     )  # fmt: skip
     app.add_middleware(BodyLimit)
     app.add_middleware(HttpWatch)

@@ -41,10 +41,15 @@ def basic_credentials(header: str) -> tuple[str, str]:
     return user, password
 
 
-async def caller(request: Request, core: CoreDep) -> AttemptIdentity | Principal:
+# These three call each other: FastAPI takes longer to put a chain of dependencies together than they take to answer.
+async def caller(request: Request) -> AttemptIdentity | Principal:
     """Return who calls, by Bearer token or by Basic id:secret. Raises UnauthenticatedError, RateLimitedError."""
-    who = await _identify(request.headers.get("authorization", ""), core)
+    known: AttemptIdentity | Principal | None = getattr(request.state, "caller", None)
+    if known is not None:  # one request counts once, however many ask
+        return known
+    who = await _identify(request.headers.get("authorization", ""), request.app.state.core)
     limit_rate(request, f"job-{who.job_id}" if isinstance(who, AttemptIdentity) else who.client_id)
+    request.state.caller = who
     return who
 
 
@@ -78,15 +83,17 @@ def _holder(core: Core, token: str) -> AttemptIdentity | Principal:
 CallerDep = Annotated[AttemptIdentity | Principal, Depends(caller)]
 
 
-async def principal(who: CallerDep) -> Principal:
+async def principal(request: Request) -> Principal:
     """Return the client that calls; a model container has no business here."""
+    who = await caller(request)
     if isinstance(who, AttemptIdentity):
         raise ForbiddenError("the token of a model container is good for posting its results only")
     return who
 
 
-async def writer(request: Request, who: Annotated[Principal, Depends(principal)]) -> Principal:
+async def writer(request: Request) -> Principal:
     """Return the client that calls if it may change things; what it does is audited (`api.audited`)."""
+    who = await principal(request)
     request.state.writer = who
     if not who.may_write:
         raise ForbiddenError("a viewer can look but not change anything")

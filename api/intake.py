@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _MAX_BATCH = 64
 _MAX_WAITING = 2000
+_BREATH_S = 0.02
 
 Waiting = tuple[Submission, "asyncio.Future[Submitted]"]
 
@@ -35,6 +36,8 @@ class Intake:
         self._db, self._tasks, self._wake = db, tasks, wake
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue(_MAX_WAITING)
         self._worker: asyncio.Task[None] | None = None
+        self._telling: asyncio.TimerHandle | None = None
+        self._more = False  # was committed since the dispatcher was woken
         self._thread = ThreadPoolExecutor(1, "intake")
 
     async def submit(self, submission: Submission) -> Submitted:
@@ -53,6 +56,9 @@ class Intake:
         if self._worker is not None:
             await self._queue.join()
             self._worker.cancel()
+        if self._telling is not None:
+            self._telling.cancel()
+            self._tell_again(asyncio.get_running_loop())
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _run(self) -> None:
@@ -72,10 +78,24 @@ class Intake:
                     done.set_result(outcome)
                 self._queue.task_done()
             if any(isinstance(o, Submitted) and o.created for o in outcomes):
-                try:
-                    self._wake()
-                except Exception:  # the dispatcher looks at the queue by itself as well
-                    log.exception("the dispatcher could not be woken")
+                self._tell(loop)
+
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake the dispatcher now, or a moment after the last time."""
+        if self._telling is None:
+            self._telling = loop.call_later(_BREATH_S, self._tell_again, loop)
+            try:
+                self._wake()
+            except Exception:  # the dispatcher looks at the queue by itself as well
+                log.exception("the dispatcher could not be woken")
+        else:
+            self._more = True
+
+    def _tell_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._telling = None
+        if self._more:
+            self._more = False
+            self._tell(loop)
 
     def _commit(self, submissions: list[Submission]) -> list[Submitted | Exception]:
         try:

@@ -50,6 +50,6 @@ async def _authorize(request: Request, core: Core) -> None:
     # The token is a file's, so that metrics are there also while the database is away.
     if hmac.compare_digest(header.encode(), f"Bearer {core.keys.metrics}".encode()):
         return
-    who = await caller(request, core)
+    who = await caller(request)
     if not isinstance(who, Principal) or who.role is not Role.OPERATOR:
         raise ForbiddenError("metrics are for operators, and for Prometheus with the token in keys/metrics-token")

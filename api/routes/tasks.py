@@ -16,10 +16,8 @@ from api.deps import (
     LimitQuery,
     WhoDep,
     WriterDep,
-    caller,
     limit_rate,
     page_out,
-    principal,
     problems,
     read_body,
     writer,
@@ -36,12 +34,12 @@ from mhs_ray.store.sql.tasks import Submission, Submitted
 router = APIRouter(responses=problems())
 
 
-async def _submit(request: Request, core: Core, submission: Submission, response: Response) -> s.SubmittedOut:
+async def _submit(request: Request, core: Core, submission: Submission) -> Response:
     if not core.room.is_known:
         await run_in_threadpool(core.room.check)
     done: Submitted = await request.app.state.intake.submit(submission)
-    response.status_code = 201 if done.created else 200
-    return s.SubmittedOut(task_id=str(done.task.number), job_ids=list(done.job_ids), created=done.created)
+    told = s.SubmittedOut(task_id=str(done.task.number), job_ids=list(done.job_ids), created=done.created)
+    return Response(told.model_dump_json(), 201 if done.created else 200, media_type="application/json")
 
 
 @router.post("/webhook", tags=["tasks"], summary="Take Techcyte's webhook", status_code=201, include_in_schema=False)
@@ -50,6 +48,7 @@ async def _submit(request: Request, core: Core, submission: Submission, response
     tags=["tasks"],
     summary="Take Techcyte's webhook",
     status_code=201,
+    response_model=s.SubmittedOut,
     responses={
         200: {"model": s.SubmittedOut, "description": "this task id had come before; nothing was added"},
         **problems(413, 503, 507),
@@ -61,7 +60,7 @@ async def _submit(request: Request, core: Core, submission: Submission, response
         }
     },
 )
-async def webhook(request: Request, response: Response, core: CoreDep) -> s.SubmittedOut:
+async def webhook(request: Request, core: CoreDep) -> Response:
     """Each scan of the request becomes one job. Committed before the answer; the same `task_id` again adds nothing.
 
     Signed with the company's webhook secret (`X-MHS-Signature`), with that secret as a bearer token, or as a client.
@@ -69,11 +68,11 @@ async def webhook(request: Request, response: Response, core: CoreDep) -> s.Subm
     signature = request.headers.get(HEADER)
     token = request.headers.get("authorization", "").partition(" ")[2].strip()
     by_secret = signature is not None or token.startswith(PREFIX)
-    who = None if by_secret else await writer(request, await principal(await caller(request, core)))
+    who = None if by_secret else await writer(request)
     body = await read_body(request, core.settings.api.max_body)
     if who is None:
         who = await run_in_threadpool(_sender, request, core, signature, token, body)
-    return await _submit(request, core, from_webhook(who, _read(body), core.settings.host), response)
+    return await _submit(request, core, from_webhook(who, _read(body), core.settings.host))
 
 
 def _sender(request: Request, core: Core, signature: str | None, token: str, body: bytes) -> Principal:
@@ -108,17 +107,17 @@ def _read(body: bytes) -> dict[str, Any]:
     tags=["tasks"],
     summary="Make an AI request",
     status_code=201,
+    response_model=s.SubmittedOut,
     responses={
         200: {"model": s.SubmittedOut, "description": "this task id had come before; nothing was added"},
         **problems(503, 507),
     },
 )
-async def create_task(
-    request: Request, response: Response, core: CoreDep, who: WriterDep, body: s.TaskIn
-) -> s.SubmittedOut:
+async def create_task(request: Request, who: WriterDep, body: s.TaskIn) -> Response:
     """One job per scan. Committed before the answer."""
+    core: Core = request.app.state.core
     submission = from_api(who, host=core.settings.host, **body.model_dump())
-    return await _submit(request, core, submission, response)
+    return await _submit(request, core, submission)
 
 
 @router.get("/v1/tasks", tags=["tasks"], summary="List tasks")

@@ -43,6 +43,7 @@ _DB_BACK_S: Final = 2.0
 _LOOK_S: Final = 0.5  # between looks ahead, however often somebody wakes us
 _COHORT_S: Final = 1.0
 _MIND_S: Final = 2.0
+_BREATH_S: Final = 0.05  # from one look at the queue to the next: hundreds of submissions a second need no more
 _THREADS: Final = 32  # what attempts tell at the same time is stored at the same time
 
 
@@ -115,8 +116,8 @@ class DispatcherShell:
         while True:
             self._wake.clear()
             await self._until_leading()
+            now = monotonic()
             try:
-                now = monotonic()
                 if now >= next_reconcile:
                     await asyncio.to_thread(self._dispatcher.reconcile)
                     next_reconcile = now + _RECONCILE_S
@@ -140,6 +141,7 @@ class DispatcherShell:
                 await asyncio.wait_for(self._wake.wait(), min(pause, max(0.05, next_reconcile - monotonic())))
             except TimeoutError:
                 continue
+            await asyncio.sleep(max(0.0, _BREATH_S - (monotonic() - now)))
 
     def _look_ahead(self) -> None:
         """Have nodes fetch what comes next, beside the dispatching and never in its way."""

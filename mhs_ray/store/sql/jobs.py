@@ -179,17 +179,13 @@ class Jobs:
         fewest active jobs, then age. A company's cap on active jobs holds. by_type: `waiting_limit` is each instance
         type's own, so that one without capacity does not keep the others from their nodes.
         """
+        if self._db.is_sqlite:  # its one writer must not wait for somebody who finds nothing to do
+            with self._db.read() as conn:
+                if not _next(conn, limit, waiting_limit, now, by_type):
+                    return []
         with self._db.write() as conn:
             self._db.lock(conn, Lock.CLAIM)  # one claimer at a time: the fair share counts what others took
-            active, waiting = _active_jobs(conn)
-            if by_type:
-                claimed = [
-                    job_id
-                    for kind in _queued_types(conn, now)
-                    for job_id in _choose(conn, active, now, min(limit, waiting_limit - waiting.get(kind, 0)), kind)
-                ]
-            else:
-                claimed = _choose(conn, active, now, min(limit, waiting_limit - sum(waiting.values())))
+            claimed = _next(conn, limit, waiting_limit, now, by_type)
             if not claimed:
                 return []
             for part in _parts(claimed):
@@ -330,6 +326,18 @@ def _active_jobs(conn: sa.Connection) -> tuple[dict[int, int], dict[str, int]]:
         if row.state == JobState.WAITING:
             waiting[row.instance_type] = waiting.get(row.instance_type, 0) + row.n
     return active, waiting
+
+
+def _next(conn: sa.Connection, limit: int, waiting_limit: int, now: datetime, by_type: bool) -> list[int]:
+    """Return the ids of the jobs that `Jobs.claim` takes."""
+    active, waiting = _active_jobs(conn)
+    if not by_type:
+        return _choose(conn, active, now, min(limit, waiting_limit - sum(waiting.values())))
+    return [
+        job_id
+        for kind in _queued_types(conn, now)
+        for job_id in _choose(conn, active, now, min(limit, waiting_limit - waiting.get(kind, 0)), kind)
+    ]
 
 
 def _queued_types(conn: sa.Connection, now: datetime) -> list[str]:

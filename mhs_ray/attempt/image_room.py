@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from mhs_ray.attempt.pulled import PulledImages
+from mhs_ray.attempt.pulled import KeptImage, PulledImages
 from mhs_ray.domain.errors import EngineError
 from mhs_ray.domain.models import ImageRef
 from mhs_ray.domain.settings import ImageSettings
@@ -67,16 +68,19 @@ def _remove_oldest(
 ) -> Iterator[RemovedImage]:
     storage = engine.storage()
     oldest_use = time.time() - settings.max_age.total_seconds()
-    for image in pulled.kept():
+    # One digest may have come from several repositories, and is one image to the engine: podman takes it for the one
+    # by the name of the other, and removes it so.
+    last_use: dict[str, KeptImage] = {}
+    names: dict[str, list[ImageRef]] = {}
+    for kept in pulled.kept():
+        last_use[kept.ref.digest] = kept
+        names.setdefault(kept.ref.digest, []).append(kept.ref)
+    for digest, image in sorted(last_use.items(), key=lambda item: item[1].used_at):
         why: Why = "age" if image.used_at < oldest_use else "room"
         if why == "room" and not lacks_room(storage, settings, need_bytes):
             break
-        if image.ref.digest in keep:
+        if digest in keep or not _remove(engine, pulled, names[digest]):
             continue
-        with pulled.alone(image.ref) as mine:
-            if not mine or not _remove(engine, image.ref):
-                continue
-            pulled.forget(image.ref)
         before, storage = storage, engine.storage()
         freed = max(0, before.image_bytes - storage.image_bytes)
         unused = (time.time() - image.used_at) / _DAY_S
@@ -90,9 +94,19 @@ def _remove_oldest(
         )  # fmt: skip
 
 
-def _remove(engine: ContainerEngine, image: ImageRef) -> bool:
-    try:
-        return engine.remove_image(image)
-    except EngineError as error:
-        log.warning("image %s is not removed: %s", image, error)
-        return False
+def _remove(engine: ContainerEngine, pulled: PulledImages, names: Sequence[ImageRef]) -> bool:
+    """Remove an image by all its names; returns whether it is gone, which it is not while anybody uses it."""
+    with ExitStack() as held:
+        if not all(held.enter_context(pulled.alone(name)) for name in names):
+            return False
+        gone = True
+        for name in names:
+            try:
+                removed = engine.remove_image(name)
+            except EngineError as error:
+                log.warning("image %s is not removed: %s", name, error)
+                removed = False
+            if removed:
+                pulled.forget(name)
+            gone = gone and removed
+        return gone

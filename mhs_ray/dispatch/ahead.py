@@ -72,7 +72,6 @@ class Ahead:
         self._lock = threading.RLock()
         self._held: dict[str, Holding] = {}
         self._reported: dict[str, float] = {}
-        self._changed: set[str] = set()  # nodes that an attempt began on since their last report
         self._keep: tuple[float, dict[str, frozenset[str]]] = (-_VIEW_S, {})  # digests that stay, by the nodes' type
         self._pulls: set[tuple[str, str]] = set()  # (node, digest) that were asked for
         self._fetches: dict[int, str] = {}  # job → the node that was asked to fetch for it
@@ -100,7 +99,6 @@ class Ahead:
         """Take in that an attempt's container runs, hence that its node holds its image and its slide."""
         for need in self._needs([key[0]]):
             with self._lock:
-                self._changed.add(node_id)
                 has = Holding(frozenset({need.image.digest}), frozenset({need.slide.key}))
                 self._held[node_id] = self._held.get(node_id, Holding()) | has
 
@@ -155,7 +153,6 @@ class Ahead:
         with self._lock:
             self._held = {n: h for n, h in self._held.items() if n in alive}
             self._reported = {n: at for n, at in self._reported.items() if n in alive}
-            self._changed &= alive
             self._pulls = {(n, digest) for n, digest in self._pulls if n in alive}
             self._lanes = {(n, lane) for n, lane in self._lanes if n in alive}
         for node in nodes:
@@ -169,13 +166,12 @@ class Ahead:
             self._pull_likely(known)
 
     def _report_is_due(self, node: NodeView) -> bool:
-        """Say whether to ask a node what it holds; a node of a cluster that did nothing since is left to be idle."""
-        with self._lock:
-            at = self._reported.get(node.id)
-            if at is None:
-                return True
-            changed = node.id in self._changed or self._settings.placement == "single"
-            return changed and monotonic() - at >= _REPORT_S
+        """Say whether to ask a node what it holds; one of a cluster that is idle is left so: a question ends that."""
+        at = self._reported.get(node.id)
+        if at is None:
+            return True
+        busy = node.free < node.gpus or self._settings.placement == "single"
+        return busy and monotonic() - at >= _REPORT_S
 
     def _kept(self, node: NodeView) -> frozenset[str]:
         """Return the digests that must stay on a node: of what comes next, and likely comes, for its type.
@@ -238,7 +234,6 @@ class Ahead:
             if (node_id, lane) in self._lanes:
                 return False
             self._lanes.add((node_id, lane))
-            self._changed.discard(node_id)
         errand = replace(errand, keep=self._kept(node))
 
         def done(report: Report | None) -> None:

@@ -84,6 +84,8 @@ def until(
         )  # fmt: skip
     except FileNotFoundError:
         raise EngineError(engine, operation, f"there is no program {argv[0]}; install it") from None
+    except OSError as exc:
+        raise EngineError(engine, operation, str(exc.strerror)) from None
     ends = monotonic() + timeout_s
     while True:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,9 +58,10 @@ def spool(folder: Path | None, image: ImageRef) -> Iterator[Path]:
 
     folder: on the disk that is to hold them; None: the machine's own place.
     """
-    path = (folder or _SPOOL) / f"mhs-pull-{image.digest[7:23]}"
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(mode=0o700)
+    base, prefix = folder or _SPOOL, f"mhs-pull-{image.digest[7:23]}-"
+    for left in base.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)  # another user's stays
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
     try:
         yield path
     finally:

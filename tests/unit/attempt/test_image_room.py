@@ -104,6 +104,20 @@ def test_what_is_needed_soon_or_used_by_a_process_or_by_a_container_stays(tmp_pa
     assert {k.ref for k in node.pulled.kept()} == set(node.refs[:3])
 
 
+def test_an_image_that_came_by_two_names_is_as_young_as_its_last_use_and_goes_by_both(tmp_path: Path) -> None:
+    node = Node(tmp_path, 9, 5)
+    twin = ImageRef("127.0.0.1:5000", "trusted/99", node.refs[0].digest)
+    node.pulled.add(twin)
+    assert node.removed(bounds(cache=1)) == [1], "the first was used just now, by its other name"
+    with node.pulled.hold(twin):
+        assert node.removed(bounds(cache=0)) == []
+    asked: list[str] = []
+    node.engine.remove_image = lambda ref: asked.append(ref.repository) or node.engine.here.clear() or True
+    assert node.removed(bounds(cache=0)) == [0]
+    assert sorted(asked) == ["trusted/0", "trusted/99"]
+    assert node.pulled.kept() == []
+
+
 def test_one_that_cannot_be_removed_keeps_no_other_from_going_and_is_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -101,6 +101,17 @@ class EngineInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineStorage:
+    """How full an engine's storage is. image_bytes: of all images, a layer that several share counted once.
+
+    free_bytes: of the disk that they lie on.
+    """
+
+    image_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryCredential:
     """How to log in to a registry. tls: False for plain HTTP on loopback."""
 
@@ -122,8 +133,14 @@ class ContainerEngine(Protocol):
     def info(self) -> EngineInfo:
         """Ask the engine what it is and what it cannot enforce here."""
 
-    def pull(self, image: ImageRef, credential: RegistryCredential | None) -> None:
-        """Make `image` present on the node, verified by digest. Does nothing if it is there."""
+    def pull(
+        self, image: ImageRef, credential: RegistryCredential | None, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Make `image` present on the node, verified by digest. Does nothing if it is there.
+
+        cancelled: asked all the while; soon after it says so the pull is ended and EngineError raised. Somebody else
+        who waits for the same image then starts it again.
+        """
 
     def run(self, spec: ContainerSpec, on_output: OnOutput, on_started: Callable[[ContainerStatus], None]) -> None:
         """Create and start a container, hand over all its output, return when output ended and it stopped.
@@ -144,6 +161,15 @@ class ContainerEngine(Protocol):
 
     def containers(self, label: str) -> list[ContainerStatus]:
         """Return all containers, also ended ones, that carry `label`."""
+
+    def storage(self) -> EngineStorage:
+        """Say how much images take, and what is left."""
+
+    def remove_image(self, image: ImageRef) -> bool:
+        """Forget `image`, and its layers unless another image has them; nothing happens if it is not there.
+
+        False if a container uses it, also an ended one: then it stays.
+        """
 
 
 # ---------------------------------------------------------------- blobs

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mhs_ray.actors.ahead import RayNodes
 from mhs_ray.actors.cluster import RayCluster, nodes
-from mhs_ray.actors.metrics import starts_counter
+from mhs_ray.actors.metrics import removals_counter, starts_counter
 from mhs_ray.actors.names import DISPATCHER, NAMESPACE, begin_soon, start_on_head
 from mhs_ray.actors.node import sweep_node
 from mhs_ray.actors.warm import prestart_worker, replace_worker
@@ -56,7 +56,7 @@ class DispatcherShell:
         self._core = build_core_patiently(settings, Endpoints.of(settings))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cluster = RayCluster(settings.cluster, self._launched)
-        self._ahead = Ahead(self._core, RayNodes(settings.cluster), self._errand_done)
+        self._ahead = Ahead(self._core, RayNodes(settings.cluster), self._errand_done, removals_counter())
         self._looking: asyncio.Task[None] | None = None
         self._dispatcher = Dispatcher(self._core, self._cluster, prefer=self._ahead.prefer)
         self._wake = asyncio.Event()

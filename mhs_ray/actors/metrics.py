@@ -8,6 +8,8 @@ from typing import Final
 
 from ray.util.metrics import Counter, Histogram
 
+from mhs_ray.attempt.image_room import RemovedImage
+
 log = logging.getLogger(__name__)
 
 _SECONDS: Final = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]
@@ -29,3 +31,16 @@ def starts_counter() -> Callable[[str], None]:
     """Return what counts the containers that started, by instance type."""
     starts = Counter("mhs_starts_total", "Containers that started", ("instance_type",))
     return lambda instance_type: starts.inc(1, {"instance_type": instance_type})
+
+
+def removals_counter() -> Callable[[RemovedImage], None]:
+    """Return what counts the images that nodes removed, and the bytes that this freed."""
+    images = Counter("mhs_images_removed_total", "Images that nodes removed", ("why",))
+    freed = Counter("mhs_images_removed_bytes_total", "Bytes that removed images took on their nodes", ("why",))
+
+    def count(removed: RemovedImage) -> None:
+        images.inc(1, {"why": removed.why})
+        if removed.bytes:  # Ray's counters take no zero
+            freed.inc(removed.bytes, {"why": removed.why})
+
+    return count

@@ -83,6 +83,7 @@ def _open_node() -> Node:
         runtime=settings.sandbox.runtime,
         direct=direct_routes(settings.sandbox.direct_hosts),
         max_results_bytes=settings.api.max_results_body,
+        images=settings.images,
         gate=Gate(engine, allow_weak=settings.sandbox.allow_weak, runtime=settings.sandbox.runtime),
     )
 

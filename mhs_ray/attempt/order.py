@@ -18,7 +18,7 @@ class AttemptOrder:
 
     label: what people know the job by. jwt_token: good for this attempt only. host: HOST of the contract.
     gateway_url: our API's base as the node reaches it. ca_bundles: trust stores inside the image. company_id,
-    container_id: whose runnable container it is: a warm container serves no other.
+    container_id: whose runnable container it is: a warm container serves no other. image_bytes: unpacked, if known.
     """
 
     platform: str
@@ -41,6 +41,7 @@ class AttemptOrder:
     ca_bundles: tuple[str, ...] = ()
     company_id: int = 0
     container_id: int = 0
+    image_bytes: int = 0
 
     @property
     def container_name(self) -> str:

@@ -11,10 +11,12 @@ from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
+from mhs_ray.attempt.image_room import make_room
 from mhs_ray.attempt.order import AttemptOrder
 from mhs_ray.attempt.pulled import PulledImages
 from mhs_ray.domain.errors import EngineError, ExecError, MhsError, SandboxError, SlideError, WeakSandboxError
 from mhs_ray.domain.failures import Failure, FailureCode
+from mhs_ray.domain.settings import ImageSettings
 from mhs_ray.ports import ContainerEngine
 from mhs_ray.sandbox.sandbox import Sandbox
 from mhs_ray.slides.cache import CachedSlide, SlideCache
@@ -80,6 +82,7 @@ def prepare(
     stack: ExitStack,
     *,
     pulled: PulledImages,
+    images: ImageSettings,
     gate: Callable[[], None],
     say: Callable[[str], None],
     cancelled: Callable[[], bool],
@@ -100,13 +103,14 @@ def prepare(
             timings[name] = round(monotonic() - start, 3)
 
     def pull() -> None:
-        if pulled.has(order.image):
-            return
-        try:
-            engine.pull(order.image, order.pull)
-        except EngineError as error:
-            raise PullFailedError(str(error)) from error
-        pulled.add(order.image)
+        # Held for as long as the attempt lasts: an image that is used is not removed.
+        while not stack.enter_context(pulled.hold(order.image)):
+            try:
+                make_room(engine, pulled, images, keep=pulled.needed_soon(), need_bytes=order.image_bytes)
+                engine.pull(order.image, order.pull, cancelled)
+            except EngineError as error:
+                raise PullFailedError(str(error)) from error
+            pulled.add(order.image)
 
     def fetch() -> CachedSlide:
         progress = _Progress(say)

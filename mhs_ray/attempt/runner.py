@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -26,7 +26,7 @@ from mhs_ray.attempt.warm_order import warm_of
 from mhs_ray.domain.env import merge_env
 from mhs_ray.domain.errors import BlobError, EngineError, ExecError, MhsError
 from mhs_ray.domain.instances import INSTANCE_TYPES
-from mhs_ray.domain.settings import JobSettings
+from mhs_ray.domain.settings import ImageSettings, JobSettings
 from mhs_ray.domain.tile_feed import VARIABLE
 from mhs_ray.domain.warm import Warm
 from mhs_ray.engines import labels
@@ -66,6 +66,7 @@ class Node:
     runtime: str | None = None
     direct: tuple[DirectRoute, ...] = ()
     max_results_bytes: int = DEFAULT_MAX_BODY
+    images: ImageSettings = field(default_factory=ImageSettings)
     gate: Callable[[], None] = _open
 
 
@@ -156,7 +157,8 @@ class AttemptRunner:
             )
             ready = prepare(
                 order, node.engine, node.cache, sandbox, stack,
-                pulled=self._pulled, gate=node.gate, say=writer.say, cancelled=self._stopped.is_set,
+                pulled=self._pulled, images=node.images, gate=node.gate, say=writer.say,
+                cancelled=self._stopped.is_set,
             )  # fmt: skip
             self._timings |= ready.timings
             self._slide_cached, self._slide_sha256 = ready.slide.was_cached, ready.slide.sha256
@@ -197,7 +199,8 @@ class AttemptRunner:
                 leasing = pool.submit(stack.enter_context, held)
                 ready = prepare(
                     order, node.engine, node.cache, None, stack,
-                    pulled=self._pulled, gate=node.gate, say=writer.say, cancelled=self._stopped.is_set,
+                    pulled=self._pulled, images=node.images, gate=node.gate, say=writer.say,
+                cancelled=self._stopped.is_set,
                 )  # fmt: skip
             host = leasing.result()
             self._warm = {"container": host.name, "scan": host.scans + 1}

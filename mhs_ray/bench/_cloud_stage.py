@@ -97,12 +97,13 @@ def cloud_stage(
         client = stack.enter_context(Client(endpoints.api_url, keys.client_id, keys.client_secret))
         engine = pick_engine(settings.engine, docker_host=settings.docker_host, folder=settings.node_dir / "engine")
         say("pushing the smallest model")
-        image = _push(client, engine)
+        image = push_posting_image(client, engine)
         scan = client.add_scan({"path": str(_slide(folder))})
         yield CloudStage(cloud, settings, endpoints, client, engine, image, scan["id"])
 
 
-def _push(client: Client, engine: ContainerEngine) -> int:
+def push_posting_image(client: Client, engine: ContainerEngine) -> int:
+    """Push the smallest model that succeeds and return its image definition, once it may run."""
     tools, local = image_tools(engine), ensure_posting_image(engine)
     image = client.create_image("posting")
     push = client.push_instructions(image["id"])

@@ -68,7 +68,28 @@ def _engine(settings: Settings) -> Iterator[Check]:
     yield Check("container engine", "ok", f"{engine.name} starts containers")
     for lack in capabilities.missing:
         yield Check("isolation", "optional", lack)
+    yield _images(settings, engine)
     yield from _sandbox(settings, engine)
+
+
+def _images(settings: Settings, engine: ContainerEngine) -> Check:
+    from mhs_ray.attempt.image_room import lacks_room
+    from mhs_ray.attempt.pulled import PulledImages
+
+    bounds = settings.images
+    try:
+        storage = engine.storage()
+    except MhsError as error:
+        return Check("images", "optional", str(error), "old images are not removed until this is mended")
+    ours = len(PulledImages(settings.node_dir / "images", engine).kept())
+    told = (
+        f"{size(storage.image_bytes)} of {size(bounds.cache)}, {ours} pulled for jobs; "
+        f"{size(storage.free_bytes)} free on their disk"
+    )
+    if not lacks_room(storage, bounds):
+        return Check("images", "ok", told)
+    mend = "the next pull removes old ones; other images and files are yours to remove, or set MHS_IMAGES__…"
+    return Check("images", "optional", told, mend)
 
 
 def _sandbox(settings: Settings, engine: ContainerEngine) -> Iterator[Check]:

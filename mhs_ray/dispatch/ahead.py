@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any, Final, Protocol
@@ -16,6 +17,7 @@ from typing import Any, Final, Protocol
 import sqlalchemy as sa
 
 from mhs_ray.attempt.ahead import Errand, ImageToPull, Report
+from mhs_ray.attempt.image_room import RemovedImage
 from mhs_ray.attempt.order import Holding
 from mhs_ray.dispatch.dispatcher import AttemptKey
 from mhs_ray.dispatch.locality import Need, NodeView, preferred
@@ -33,6 +35,7 @@ _VIEW_S: Final = 1.0  # so old may be what is known of the nodes; attempts are c
 _REPORT_S: Final = 300.0
 _WARM_S: Final = 60.0  # the control service may have been restarted and forgotten what was asked
 _MOST: Final = 64  # jobs that are looked at ahead
+_KEPT_FOR: Final = 256  # jobs whose images stay where they are
 _SLIDE_BYTES: Final = 1 << 30  # of a slide whose size nobody knows yet
 _URL_LEFT: Final = timedelta(minutes=2)  # a URL that ends sooner is left to the job, which says so to a person
 
@@ -51,14 +54,25 @@ class Nodes(Protocol):
 
 
 class Ahead:
-    """Safe to call from several threads. on_report: called when a node did an errand, so that `look` comes soon."""
+    """Safe to call from several threads.
 
-    def __init__(self, core: Core, nodes: Nodes, on_report: Callable[[], None] = lambda: None) -> None:
-        self._core, self._nodes, self._on_report = core, nodes, on_report
+    on_report: called when a node did an errand, so that `look` comes soon. on_removed: told of each image that a node
+    removed meanwhile.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        nodes: Nodes,
+        on_report: Callable[[], None] = lambda: None,
+        on_removed: Callable[[RemovedImage], None] = lambda _removed: None,
+    ) -> None:
+        self._core, self._nodes, self._on_report, self._on_removed = core, nodes, on_report, on_removed
         self._settings = core.settings.cluster
         self._lock = threading.RLock()
         self._held: dict[str, Holding] = {}
         self._reported: dict[str, float] = {}
+        self._keep: tuple[float, dict[str, frozenset[str]]] = (-_VIEW_S, {})  # digests that stay, by the nodes' type
         self._pulls: set[tuple[str, str]] = set()  # (node, digest) that were asked for
         self._fetches: dict[int, str] = {}  # job → the node that was asked to fetch for it
         self._next: dict[int, tuple[Need, datetime | None]] = {}  # jobs that start next, with until when they can
@@ -142,14 +156,39 @@ class Ahead:
             self._pulls = {(n, digest) for n, digest in self._pulls if n in alive}
             self._lanes = {(n, lane) for n, lane in self._lanes if n in alive}
         for node in nodes:
-            if monotonic() - self._reported.get(node.id, -_REPORT_S) >= _REPORT_S:
-                self._send(node.id, "report", Errand("say what is there"))
+            if self._report_is_due(node):
+                self._send(node, "report", Errand("say what is there"))
         # A node that has not yet said what it holds is asked for nothing: it may hold it.
         known = [n for n in nodes if n.id in self._reported]
         if known and self._settings.prefetch:
             self._fetch_for_next(known)
         if known and self._settings.prepull:
             self._pull_likely(known)
+
+    def _report_is_due(self, node: NodeView) -> bool:
+        """Say whether to ask a node what it holds; one of a cluster that is idle is left so: a question ends that."""
+        at = self._reported.get(node.id)
+        if at is None:
+            return True
+        busy = node.free < node.gpus or self._settings.placement == "single"
+        return busy and monotonic() - at >= _REPORT_S
+
+    def _kept(self, node: NodeView) -> frozenset[str]:
+        """Return the digests that must stay on a node: of what comes next, and likely comes, for its type.
+
+        What runs there stays by itself.
+        """
+        at, kept = self._keep
+        if monotonic() - at >= _VIEW_S:
+            at, kept = monotonic(), {}
+        if node.instance_type not in kept:
+            ids = self._core.jobs.jobs.upcoming(_KEPT_FOR, datetime.now(UTC))
+            digests = {r.digest for r in needs(self._core.db, ids) if node.takes(r.instance_type)}
+            likely = (r.digest for r in likely_images(self._core.db) if node.takes(r.instance_type))
+            digests |= set(list(dict.fromkeys(likely))[: self._settings.prepull])
+            kept = {**kept, node.instance_type: frozenset(digests)}
+            self._keep = (at, kept)
+        return kept[node.instance_type]
 
     def _fetch_for_next(self, nodes: list[NodeView]) -> None:
         views, _, running = self._standing(nodes)
@@ -164,12 +203,13 @@ class Ahead:
         with self._lock:
             self._fetches = {j: n for j, n in self._fetches.items() if j in self._next}
             held, asked = dict(self._held), dict(self._fetches)
+        by_id = {n.id: n for n in views}
         for node_id, need in plan_slides(views, [n for n, _ in self._next.values()], running, held, asked):
             usable_until = self._next[need.job_id][1]
             lasts = usable_until is None or usable_until > now + _URL_LEFT
             image = self._to_pull(need.image, need.image_bytes)
             errand = Errand(f"fetch ahead · job {need.job_id}", image, need.slide if lasts else None)
-            if self._send(node_id, "slide", errand):
+            if self._send(by_id[node_id], "slide", errand):
                 self._fetches[need.job_id] = node_id
 
     def _pull_likely(self, nodes: list[NodeView]) -> None:
@@ -179,19 +219,22 @@ class Ahead:
         ]
         with self._lock:
             held, asked = dict(self._held), set(self._pulls)
+        by_id = {n.id: n for n in nodes}
         for node_id, wanted in plan_pulls(nodes, likely, held, asked, self._settings.prepull):
             if (node_id, "image") in self._lanes:
                 continue
             errand = Errand(f"pull ahead · {wanted.image.digest[:19]}", self._to_pull(wanted.image, wanted.size_bytes))
-            if self._send(node_id, "image", errand):
+            if self._send(by_id[node_id], "image", errand):
                 self._pulls.add((node_id, wanted.image.digest))
 
-    def _send(self, node_id: str, lane: str, errand: Errand) -> bool:
+    def _send(self, node: NodeView, lane: str, errand: Errand) -> bool:
         """Send an errand unless one of its kind is under way there; returns whether it was sent."""
+        node_id = node.id
         with self._lock:
             if (node_id, lane) in self._lanes:
                 return False
             self._lanes.add((node_id, lane))
+        errand = replace(errand, keep=self._kept(node))
 
         def done(report: Report | None) -> None:
             with self._lock:
@@ -199,6 +242,9 @@ class Ahead:
                 self._reported[node_id] = monotonic()
                 if report is not None:
                     self._held[node_id] = report.holding
+            for gone in report.removed if report else ():
+                log.info("node %s removed image %s (%s)", node_id[:8], gone.ref, gone.why)
+                self._on_removed(gone)
             for fault in report.faults if report else ("the node gave no report",):
                 log.info("%s on node %s: %s", errand.what, node_id[:8], fault)
             self._on_report()

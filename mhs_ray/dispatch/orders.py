@@ -47,6 +47,7 @@ def make_order(core: Core, job: Job) -> AttemptOrder:
         ca_bundles=tuple(details.get("ca_bundles", ())),
         company_id=job.company_id,
         container_id=job.container_id,
+        image_bytes=int(details.get("uncompressed_size") or 0),
     )
 
 

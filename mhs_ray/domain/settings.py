@@ -132,6 +132,17 @@ class SlideSettings(_Section):
     path_roots: tuple[Path, ...] = ()  # where scans may be registered by path; embedded: everywhere
 
 
+class ImageSettings(_Section):
+    """Images that a node pulled for jobs. Beyond these bounds those go that nobody used for the longest time.
+
+    cache: what all images of the node's engine may take. min_free: left free on their disk. max_age: since last use.
+    """
+
+    cache: ByteSize = _bytes("200GiB")
+    min_free: ByteSize = _bytes("5GiB")
+    max_age: timedelta = timedelta(days=30)
+
+
 class TechcyteSettings(_Section):
     """Where results of Techcyte's tasks go. host: as in the contract's HOST; without it nothing is delivered.
 
@@ -376,6 +387,7 @@ class Settings(BaseSettings):
     registry: RegistrySettings = RegistrySettings()
     jobs: JobSettings = JobSettings()
     slides: SlideSettings = SlideSettings()
+    images: ImageSettings = ImageSettings()
     cluster: ClusterSettings = ClusterSettings()
     sandbox: SandboxSettings = SandboxSettings()
     cohorts: CohortSettings = CohortSettings()
@@ -408,7 +420,7 @@ class Settings(BaseSettings):
         return self.home / "node"
 
 
-_FOR_NODES = {"host", "api", "blobs", "jobs", "slides", "cluster", "sandbox", "log_level", "log_format"}
+_FOR_NODES = {"host", "api", "blobs", "jobs", "slides", "images", "cluster", "sandbox", "log_level", "log_format"}
 
 
 def for_nodes(settings: Settings) -> dict[str, Any]:

@@ -14,23 +14,30 @@ from typing import Any
 import requests
 from docker.api.client import APIClient
 from docker.errors import APIError, DockerException, NotFound
-from filelock import FileLock
 
 from mhs_ray.domain.errors import EngineError
 from mhs_ray.domain.models import ImageRef
-from mhs_ray.engines import capabilities, docker_run
+from mhs_ray.engines import capabilities, docker_pull, docker_run
 from mhs_ray.engines.capabilities import Capabilities
 from mhs_ray.engines.docker_probe import probe
 from mhs_ray.engines.podman import moment
 from mhs_ray.engines.process import last_words
-from mhs_ray.ports import ContainerEngine, ContainerSpec, ContainerStatus, EngineInfo, OnOutput, RegistryCredential
+from mhs_ray.engines.pulling import free_bytes, one_pull
+from mhs_ray.ports import (
+    ContainerEngine,
+    ContainerSpec,
+    ContainerStatus,
+    EngineInfo,
+    EngineStorage,
+    OnOutput,
+    RegistryCredential,
+)
 
 log = logging.getLogger(__name__)
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 _API_VERSION = "1.41"  # of Docker 20.10; newer daemons still speak it
 _OLDEST_KNOWN = (1, 41)
-_PULL_TIMEOUT_S = 3600.0
 _REMOVE_TIMEOUT_S = 30.0
 
 
@@ -106,23 +113,18 @@ class DockerEngine(ContainerEngine):
                 return None
             return facts
 
-    def pull(self, image: ImageRef, credential: RegistryCredential | None) -> None:
+    def pull(
+        self, image: ImageRef, credential: RegistryCredential | None, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
         """Make `image` present, verified by digest. Plain HTTP is the daemon's decision: loopback and its own list."""
         if self._has(image):
             return
-        operation = f"pull {image}"
-        with FileLock(self.folder / f"pull-{image.digest[7:]}.lock"):
+        with one_pull(self.folder, self.name, image, cancelled):
             if self._has(image):
                 return
-            auth = {"username": credential.username, "password": credential.password} if credential else {}
-            secrets = [credential.password] if credential else []
-            with self.errors(operation, secrets), self.client(_PULL_TIMEOUT_S) as api:
-                repository = f"{image.registry}/{image.repository}"
-                for step in api.pull(repository, tag=image.digest, auth_config=auth, stream=True, decode=True):
-                    if "error" in step:
-                        raise EngineError(self.name, operation, last_words(str(step["error"]).encode(), secrets))
+            docker_pull.pull(self.host, self.api_version, image, credential, cancelled)
             if not self._has(image):
-                raise EngineError(self.name, operation, "what came does not have this digest")
+                raise EngineError(self.name, f"pull {image}", "what came does not have this digest")
 
     def _has(self, image: ImageRef) -> bool:
         facts = self.image(str(image))
@@ -180,6 +182,26 @@ class DockerEngine(ContainerEngine):
         with self.errors("list containers"), self.client() as api:
             found = api.containers(all=True, filters={"label": label})
             return [s for facts in found if (s := self._inspect(api, facts["Id"])) is not None]
+
+    def storage(self) -> EngineStorage:
+        """Say how much images take, and what is left where the daemon keeps them."""
+        with self.errors("tell how full it is"), self.client() as api:
+            used = int(api.df().get("LayersSize") or 0)
+            folder = str(api.info()["DockerRootDir"])
+        return EngineStorage(used, free_bytes(self.name, Path(folder)))
+
+    def remove_image(self, image: ImageRef) -> bool:
+        """Forget `image`, and its layers unless another image has them; False if a container uses it."""
+        with self.errors(f"remove {image}"), self.client() as api:
+            try:
+                api.remove_image(str(image))
+            except NotFound:
+                return True
+            except APIError as exc:
+                if exc.status_code == requests.codes.conflict:
+                    return False
+                raise
+            return True
 
 
 def status(facts: Mapping[str, Any]) -> ContainerStatus:

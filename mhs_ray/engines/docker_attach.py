@@ -118,7 +118,7 @@ def overlap(before: bytes, after: bytes) -> int:
 
 
 def _ask(base_url: str, request: str) -> Frames:
-    connection = _connect(base_url)
+    connection = connect(base_url)
     try:
         connection.sendall(f"{request}\r\nHost: docker\r\n\r\n".encode())
         head = b""
@@ -140,7 +140,8 @@ def _ask(base_url: str, request: str) -> Frames:
     return Frames(connection, early)
 
 
-def _connect(base_url: str) -> socket.socket:
+def connect(base_url: str) -> socket.socket:
+    """Return a connection to the daemon. Raises EngineError."""
     url = urlsplit(base_url)
     try:
         if url.scheme in {"unix", "http+unix"}:

@@ -6,7 +6,6 @@ import base64
 import json
 import logging
 import math
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +13,6 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from mhs_ray.domain.errors import EngineError
 from mhs_ray.domain.models import ImageRef
@@ -25,12 +22,20 @@ from mhs_ray.engines.containers_conf import without_sysctls
 from mhs_ray.engines.envfile import client_environment, write_private
 from mhs_ray.engines.oom import kernel_log_names
 from mhs_ray.engines.podman_probe import probe
-from mhs_ray.ports import ContainerEngine, ContainerSpec, ContainerStatus, EngineInfo, OnOutput, RegistryCredential
+from mhs_ray.engines.pulling import PULL_TIMEOUT_S, free_bytes, given_up, one_pull, spool
+from mhs_ray.ports import (
+    ContainerEngine,
+    ContainerSpec,
+    ContainerStatus,
+    EngineInfo,
+    EngineStorage,
+    OnOutput,
+    RegistryCredential,
+)
 
 log = logging.getLogger(__name__)
 
 _REMOVE_TRIES = 8
-_PULL_TIMEOUT_S = 3600.0
 
 
 class PodmanEngine(ContainerEngine):
@@ -41,6 +46,7 @@ class PodmanEngine(ContainerEngine):
     def __init__(self, args: Sequence[str] = (), *, folder: Path | None = None) -> None:
         self.args = tuple(args)
         self.folder = capabilities.private_folder(folder)
+        self._disk = folder
         self._lock = threading.Lock()
         self._capabilities: Capabilities | None = None
         self._oom_killed: set[str] = set()
@@ -76,15 +82,17 @@ class PodmanEngine(ContainerEngine):
         """Ask podman what it is and what it cannot enforce here."""
         return self.capabilities().info(self.name)
 
-    def pull(self, image: ImageRef, credential: RegistryCredential | None) -> None:
+    def pull(
+        self, image: ImageRef, credential: RegistryCredential | None, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
         """Make `image` present, verified by digest; plain HTTP only if the credential says so."""
         if self._has(image):
             return
-        with FileLock(self.folder / f"pull-{image.digest[7:]}.lock"):
+        with one_pull(self.folder, self.name, image, cancelled):
             if self._has(image):
                 return
-            with tempfile.TemporaryDirectory(prefix="mhs-pull-") as folder:
-                authfile = Path(folder, "auth.json")
+            with spool(self._disk, image) as folder:
+                authfile = folder / "auth.json"
                 # An empty file too: podman would else send what a person of this node once logged in with.
                 auths = (
                     auth_entries(image.registry, credential.username, credential.password)
@@ -94,15 +102,20 @@ class PodmanEngine(ContainerEngine):
                 write_private(authfile, json.dumps(auths))
                 tls = credential is None or credential.tls
                 args = ["pull", "--quiet", f"--authfile={authfile}", f"--tls-verify={str(tls).lower()}", str(image)]
-                secrets = [credential.password] if credential else []
-                process.call(
+                result = process.until(
                     self.name,
                     f"pull {image}",
                     [*self.base, *args],
-                    timeout_s=_PULL_TIMEOUT_S,
-                    env=client_environment(),
-                    secrets=secrets,
+                    cancelled,
+                    timeout_s=PULL_TIMEOUT_S,
+                    env=client_environment({"TMPDIR": str(folder)}),
                 )
+                if result is None:
+                    raise given_up(self.name, image)
+                if result.returncode:
+                    secrets = [credential.password] if credential else []
+                    words = process.last_words(result.stderr or result.stdout, secrets)
+                    raise EngineError(self.name, f"pull {image}", words)
             if not self._has(image):
                 raise EngineError(self.name, f"pull {image}", "what came does not have this digest")
 
@@ -216,6 +229,33 @@ class PodmanEngine(ContainerEngine):
         if result.returncode:  # one of them went away meanwhile
             return [status for container_id in ids if (status := self.inspect(container_id)) is not None]
         return [self.status(facts) for facts in json.loads(result.stdout)]
+
+    def storage(self) -> EngineStorage:
+        """Say how much images take, and what is left where podman keeps them.
+
+        podman's own sum counts a layer as often as images share it, so its list of layers is read.
+        """
+        operation = "tell how full it is"
+        store = json.loads(self.call(operation, "info", "--format", "json"))["store"]
+        folder = Path(store["graphRoot"])
+        try:
+            text = (folder / f"{store['graphDriverName']}-layers" / "layers.json").read_text()
+            used = sum(int(layer.get("diff-size") or 0) for layer in json.loads(text))
+        except FileNotFoundError:
+            used = 0  # nothing was ever pulled
+        except (OSError, ValueError, AttributeError) as exc:
+            raise EngineError(self.name, operation, f"its list of layers cannot be read ({exc})") from None
+        return EngineStorage(used, free_bytes(self.name, folder))
+
+    def remove_image(self, image: ImageRef) -> bool:
+        """Forget `image`, and its layers unless another image has them; False if a container uses it."""
+        operation = f"remove {image}"
+        result = process.attempt(self.name, operation, [*self.base, "rmi", str(image)], env=client_environment())
+        if result.returncode == 0 or b"image not known" in result.stderr:
+            return True
+        if b"in use" in result.stderr or b"used by" in result.stderr:
+            return False
+        raise EngineError(self.name, operation, process.last_words(result.stderr))
 
 
 def _is_lost(facts: Mapping[str, Any]) -> bool:

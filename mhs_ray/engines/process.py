@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
+import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import monotonic
+from typing import Final
 
 from mhs_ray.domain.errors import EngineError
 
 log = logging.getLogger(__name__)
 
 _SHORTEST_SECRET = 6
+_POLL_S: Final = 0.2
+_TERM_S: Final = 3.0
 _NOISE = re.compile(r"^(Error: |time=\S+ level=\w+ msg=)", re.MULTILINE)
 
 
@@ -58,6 +65,52 @@ def attempt(
         raise EngineError(engine, operation, f"no answer within {timeout_s:.0f} s") from None
     except OSError as exc:
         raise EngineError(engine, operation, str(exc.strerror)) from None
+
+
+def until(
+    engine: str,
+    operation: str,
+    argv: Sequence[str],
+    cancelled: Callable[[], bool],
+    *,
+    timeout_s: float,
+    env: Mapping[str, str],
+) -> subprocess.CompletedProcess[bytes] | None:
+    """Run `argv` to its end as `attempt` does, or until `cancelled`: then it is ended with its children; None."""
+    try:
+        running = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
+            start_new_session=True,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise EngineError(engine, operation, f"there is no program {argv[0]}; install it") from None
+    except OSError as exc:
+        raise EngineError(engine, operation, str(exc.strerror)) from None
+    ends = monotonic() + timeout_s
+    while True:
+        try:
+            out, err = running.communicate(timeout=_POLL_S)
+        except subprocess.TimeoutExpired:
+            if not (gone := cancelled()) and monotonic() < ends:
+                continue
+            _end_group(running)
+            if gone:
+                return None
+            raise EngineError(engine, operation, f"no answer within {timeout_s:.0f} s") from None
+        except BaseException:
+            _end_group(running)
+            raise
+        return subprocess.CompletedProcess(argv, running.returncode, out, err)
+
+
+def _end_group(running: subprocess.Popen[bytes]) -> None:
+    """End a process and what it started: asked first, so that it lets go of the storage between two of its writes."""
+    for number, patience_s in ((signal.SIGTERM, _TERM_S), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.communicate(timeout=patience_s)
+            return
 
 
 def last_words(output: bytes, secrets: Iterable[str] = ()) -> str:

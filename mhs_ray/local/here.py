@@ -24,6 +24,7 @@ from mhs_ray.ports import (
     ContainerSpec,
     ContainerStatus,
     EngineInfo,
+    EngineStorage,
     OnOutput,
     PushAccess,
     RegistryCredential,
@@ -44,7 +45,9 @@ class HereEngine(ContainerEngine):
         """See `ContainerEngine.info`."""
         return self._engine.info()
 
-    def pull(self, image: ImageRef, credential: RegistryCredential | None) -> None:
+    def pull(
+        self, image: ImageRef, credential: RegistryCredential | None, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
         """Do nothing: the image was looked at here before the job was made."""
 
     def run(self, spec: ContainerSpec, on_output: OnOutput, on_started: Callable[[ContainerStatus], None]) -> None:
@@ -67,6 +70,14 @@ class HereEngine(ContainerEngine):
     def containers(self, label: str) -> list[ContainerStatus]:
         """See `ContainerEngine.containers`."""
         return self._engine.containers(label)
+
+    def storage(self) -> EngineStorage:
+        """See `ContainerEngine.storage`."""
+        return self._engine.storage()
+
+    def remove_image(self, image: ImageRef) -> bool:
+        """Do nothing: it is a person's own."""
+        return False
 
 
 class HereRegistry:

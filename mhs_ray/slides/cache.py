@@ -127,7 +127,8 @@ class SlideCache:
         """Yield the slide, fetched and checked if it was not there; it stays until the block is left.
 
         on_progress: see `fetch`; of a series, counts each file from 0. cancelled: asked while waiting for another
-        process's download. Raises SlideError and SlideFetchError; a slide that failed its check is not kept.
+        process's download, and about every MiB of its own. Raises SlideError and SlideFetchError; a slide that failed
+        its check is not kept.
         """
         with self._leased(source, on_progress, cancelled) as slide:
             yield slide
@@ -183,7 +184,7 @@ class SlideCache:
             with locked(self._locks / source.key, cancelled):
                 made = self._current(source)
                 if made is None:
-                    made = self._download(source, on_progress, ahead)
+                    made = self._download(source, _unless(cancelled, on_progress), ahead)
                     made_here = made.name
                 confirmed = made.name
 
@@ -381,6 +382,18 @@ def _size(path: Path) -> int:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unless(cancelled: Callable[[], bool], on_progress: OnProgress | None) -> OnProgress:
+    """Return an `on_progress` that ends the download once `cancelled` says so; whoever waits for it begins anew."""
+
+    def progress(done: int, total: int | None) -> None:
+        if cancelled():
+            raise SlideFetchError("cancelled", "fetching the slide was cancelled")
+        if on_progress is not None:
+            on_progress(done, total)
+
+    return progress
 
 
 def _used_at(entry: Path) -> float:

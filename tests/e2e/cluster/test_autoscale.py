@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -155,4 +157,54 @@ def test_a_killed_node_is_replaced_and_its_job_runs_again_and_another_on_a_faked
         assert len(results) == 1
         places = [e["node"] for e in cloud.client.job_events(job_id) if e["event"] == "placed"]
         assert [f"({lost_on[:8]})" in str(place) for place in places] == [True, False], places
+    no_nodes(cloud)
+
+
+_WITH_SCHEDULE = """
+import sys
+import ray
+from mhs_ray.actors.dispatcher import DispatcherShell
+from mhs_ray.actors.names import DISPATCHER, NAMESPACE, retire, start_on_head
+ray.init(sys.argv[1], namespace=NAMESPACE, log_to_driver=False)
+retire(DISPATCHER)
+there = {"env_vars": {"MHS_CLUSTER__WARM": sys.argv[2]}}
+start_on_head(ray.remote(runtime_env=there)(DispatcherShell), DISPATCHER, max_concurrency=1000)
+"""
+
+
+def keep_warm(cloud: CloudStage, kind: str, until: datetime) -> None:
+    """Start the dispatcher anew, as on a head whose settings keep one node of a type until then."""
+    hours = {"from": f"{datetime.now(UTC) - timedelta(minutes=1):%H:%M:%S}", "to": f"{until:%H:%M:%S}"}
+    rule = json.dumps([{"instance_type": kind, "nodes": 1, **hours}])
+    environment = {
+        **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{cloud.settings.home}/keys/ray-token",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", _WITH_SCHEDULE, cloud.endpoints.ray_address, rule], env=environment,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.timeout(900)
+def test_a_node_is_kept_by_schedule_though_no_job_asks_and_goes_when_its_hours_end(cloud: CloudStage) -> None:
+    no_nodes(cloud)
+    for hours_s in (20, 120):  # the second for a machine that has much else to do
+        until = datetime.now(UTC) + timedelta(seconds=hours_s)
+        keep_warm(cloud, G5, until)
+        came = None
+        while datetime.now(UTC) < until - timedelta(seconds=1):
+            alive = cloud.nodes()
+            if came is None and alive:
+                came = (datetime.now(UTC), [n["node_id"] for n in alive])
+            assert came is None or [n["node_id"] for n in alive] == came[1], "it stays, and no other comes"
+            time.sleep(0.5)
+        if came is not None and until - came[0] > timedelta(seconds=IDLE_S * 2):
+            break
+        no_nodes(cloud)
+    else:
+        pytest.fail("no node came while its hours lasted")
+    assert cloud.counts() == {G5: 1}
+    assert not [j for j in cloud.client.jobs(limit=50) if j["state"] not in ENDED], "no job asked for it"
     no_nodes(cloud)

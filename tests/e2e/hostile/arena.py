@@ -73,7 +73,7 @@ class _Present:
     def __init__(self, engine: PodmanEngine | DockerEngine, image: str) -> None:
         self._engine, self._image = engine, image
 
-    def pull(self, _image: ImageRef, _credential: RegistryCredential | None) -> None:
+    def pull(self, _image: ImageRef, _credential: RegistryCredential | None, _cancelled: Any = None) -> None:
         pass
 
     def run(self, spec: Any, on_output: Any, on_started: Any) -> None:

@@ -175,10 +175,10 @@ def write_context(context: Path, model: str, version: str = "1") -> Path:
     return context
 
 
-def push(platform: Platform, client: Client, context: Path, model: str, name: str) -> int:
+def push(platform: Platform, client: Client, context: Path, model: str, name: str, version: str = "1") -> int:
     """Build and push `model` with the docker command line by the page's four commands; return the image's id."""
     image = int(platform.post("/v1/images", {"name": name})["id"])
-    write_context(context, model)
+    write_context(context, model, version)
     for command in platform.instructions(image)["commands"]:
         done = client.follow(command, context)
         assert done.returncode == 0, f"{command.split(' --password')[0]}: {done.stderr}"

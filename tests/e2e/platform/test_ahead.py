@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 from tests.e2e.platform.clients import Client
@@ -19,6 +21,28 @@ def test_the_image_of_a_container_is_on_the_node_before_its_first_job(
     assert platform.engine_cli.run("image", "inspect", name).returncode != 0
     platform.container(image, "Pulled ahead")
     eventually(lambda: platform.engine_cli.run("image", "inspect", name).returncode == 0, "the node has the image")
+
+
+def test_an_image_that_nobody_used_for_long_goes_when_the_node_is_asked_for_another(
+    platform: Platform, docker: Client, context: Path
+) -> None:
+    def on_node(image: int) -> bool:
+        name = f"{platform.endpoints['registry']}/trusted/{image}@{platform.image(image)['current']['digest']}"
+        return platform.engine_cli.run("image", "inspect", name).returncode == 0
+
+    old = push(platform, docker, context, "zoo", "Used once", "once")
+    container = platform.container(old, "Used once")
+    eventually(lambda: on_node(old), "the node has it")
+    deleted = platform.api.delete(f"/v1/containers/{container}")  # else it would be among the likely ones
+    assert deleted.status_code == 204, deleted.text
+    folder = platform.home / "node" / "images" / "podman"
+    [mark] = eventually(lambda: list(folder.glob(f"*-trusted-{old}-*")), "the node remembers the pull")
+    two_months_ago = time.time() - 60 * 86400
+    os.utime(mark, (two_months_ago, two_months_ago))
+    new = push(platform, docker, context, "zoo", "Used now", "now")
+    platform.container(new, "Used now")
+    eventually(lambda: on_node(new), "the node has the new one")
+    eventually(lambda: not on_node(old), "the old one is gone")
 
 
 def test_the_next_jobs_slide_is_fetched_while_the_present_ones_compute(

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
-from tests.e2e.platform.harness import Platform, eventually
+from tests.e2e.platform.clients import Client
+from tests.e2e.platform.conftest import push
+from tests.e2e.platform.harness import Platform, eventually, processes
 from tests.e2e.platform.slide_host import SlideHost
 
 
@@ -55,3 +63,33 @@ def test_a_job_is_cancelled_while_its_slide_is_fetched(platform: Platform, zoo: 
     platform.nothing_left(job)
     assert platform.job(job)["state"] == "cancelled"
     assert platform.events(job) == ["submitted", "dispatched", "placed", "cancelled"]
+
+
+@contextmanager
+def silent_registry(platform: Platform) -> Iterator[None]:
+    """The platform's registry takes connections and answers none."""
+    [pid] = [
+        pid for pid, command in processes([f"{platform.home}/registry/config.yml"]).items() if " serve " in command
+    ]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.both_engines
+def test_a_job_that_is_cancelled_while_its_image_is_pulled_gives_its_gpu_back_within_seconds(
+    platform: Platform, docker: Client, context: Path, scan: int
+) -> None:
+    image = push(platform, docker, context, "zoo", "Pulled in vain")
+    with silent_registry(platform):
+        algorithm = platform.algorithm(image, "Pulled in vain", env=[{"name": "BEHAVIOUR", "value": "post"}])
+        [job] = platform.submit(algorithm, scan)
+        platform.wait(job, "preparing")
+        eventually(lambda: platform.actor(f"job {job} "), "its actor holds a GPU")
+        assert platform.post(f"/v1/jobs/{job}/cancel", status=200)["state"] == "cancelled"
+        eventually(lambda: platform.actor(f"job {job} ") is None, "its GPU is free again", 10)
+        platform.nothing_left(job)
+    [again] = platform.submit(algorithm, scan)
+    platform.succeeded(again)

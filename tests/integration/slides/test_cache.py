@@ -248,6 +248,24 @@ def test_a_process_killed_in_mid_download_leaves_nothing_for_long(
     assert leftovers(tmp_path) == []
 
 
+def test_a_download_that_is_cancelled_ends_and_the_next_one_begins_anew(
+    storage: Any, slide_bytes: bytes, tmp_path: Path
+) -> None:
+    storage.put("/s", slide_bytes)
+    cache, source = cache_at(tmp_path), SlideSource((storage.url("/s"),))
+    seen: list[int] = []
+    with (
+        pytest.raises(SlideFetchError) as error,
+        cache.get(source, on_progress=lambda done, _: seen.append(done), cancelled=lambda: bool(seen)),
+    ):
+        pass
+    assert error.value.reason == "cancelled"
+    assert seen == [0], "at its next MiB"
+    assert leftovers(tmp_path) == []
+    with cache.get(source) as slide:
+        assert slide.path.read_bytes() == slide_bytes
+
+
 def test_waiting_for_anothers_download_can_be_cancelled(storage: Any, slide_bytes: bytes, tmp_path: Path) -> None:
     reached, go_on = threading.Event(), threading.Event()
 

@@ -14,7 +14,8 @@ from mhs_ray.attempt.order import Holding
 from mhs_ray.attempt.pulled import PulledImages
 from mhs_ray.domain.errors import EngineError
 from mhs_ray.domain.models import ImageRef
-from mhs_ray.ports import RegistryCredential
+from mhs_ray.domain.settings import ImageSettings
+from mhs_ray.ports import EngineStorage, RegistryCredential
 from mhs_ray.slides.cache import CacheLimits, SlideCache, SlideSource
 from mhs_ray.slides.demo import make_demo_slide
 from mhs_ray.slides.url_guard import UrlPolicy
@@ -38,6 +39,9 @@ class Engine:
             raise EngineError(self.name, f"pull {image}", self._failing)
         self.pulls.append(image)
 
+    def storage(self) -> EngineStorage:
+        return EngineStorage(0, 1 << 40)
+
 
 @pytest.fixture
 def source(tmp_path: Path) -> SlideSource:
@@ -51,7 +55,9 @@ def node(tmp_path: Path) -> Callable[..., Any]:
     def made(engine: Engine, **limits: Any) -> Any:
         policy = UrlPolicy(allow_private=True, file_roots=(tmp_path,))
         cache = SlideCache(tmp_path / "slides", limits=CacheLimits(**limits), policy=policy)
-        return SimpleNamespace(engine=engine, cache=cache, folder=tmp_path)  # all of a node that an errand needs
+        return SimpleNamespace(
+            engine=engine, cache=cache, folder=tmp_path, images=ImageSettings()
+        )  # all of a node that an errand needs
 
     return made
 
@@ -125,3 +131,35 @@ def test_an_errand_without_anything_to_fetch_says_what_is_here(node: Callable[..
     here = node(Engine())
     run_errand(Errand("fetch", slide=source), here)
     assert run_errand(Errand("say what is there"), here).holding == Holding(slides=frozenset({source.key}))
+
+
+def test_an_errand_makes_room_first_and_tells_what_went_but_never_what_is_to_stay(
+    node: Callable[..., Any], tmp_path: Path
+) -> None:
+    old, needed = (ImageRef("127.0.0.1:5000", f"trusted/{n}", f"sha256:{str(n) * 64}") for n in (1, 2))
+
+    class Full(Engine):
+        """A disk that has room only once an image went."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.here = [needed, old]
+
+        def storage(self) -> EngineStorage:
+            return EngineStorage(len(self.here) << 30, 1 << 40)
+
+        def remove_image(self, image: ImageRef) -> bool:
+            self.here.remove(image)
+            return True
+
+    engine = Full()
+    here = node(engine)
+    here.images = ImageSettings(cache=(2 << 30) - 1)
+    pulled = PulledImages(tmp_path / "images", engine)  # type: ignore[arg-type]
+    for ref in (needed, old):
+        pulled.add(ref)
+    report = run_errand(Errand("pull ahead", IMAGE, keep=frozenset({needed.digest})), here)
+    assert [(r.ref, r.bytes, r.why) for r in report.removed] == [(old, 1 << 30, "room")]
+    assert engine.pulls == [REF]
+    assert report.holding.images == {needed.digest, REF.digest}
+    assert pulled.needed_soon() == {needed.digest}

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from mhs_ray.attempt.ahead import Errand, Report
+from mhs_ray.attempt.image_room import RemovedImage
 from mhs_ray.attempt.order import Holding
 from mhs_ray.dispatch import ahead as module
 from mhs_ray.dispatch.ahead import Ahead
@@ -59,7 +60,8 @@ class Lab:
         self.core, self.cluster, self.world = core, cluster, world_of(core)
         self.company = self.world.company("lab")
         self.reports = 0
-        self.ahead = Ahead(core, cluster, self._reported)
+        self.removed: list[RemovedImage] = []
+        self.ahead = Ahead(core, cluster, self._reported, self.removed.append)
 
     def _reported(self) -> None:
         self.reports += 1
@@ -173,6 +175,54 @@ def test_nothing_is_pulled_where_the_setting_says_none(lab: Lab, monkeypatch: py
     lab.container("a")
     lab.met()
     assert lab.look() == []
+
+
+# ------------------------------------------------------------ what stays, and who is asked
+
+
+def test_a_node_is_told_which_images_stay_those_of_jobs_that_come_and_the_likely_ones_of_its_type(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(lab.core.settings.cluster.__dict__, "prepull", 1)
+    lab.cluster.nodes = [NodeView(NODE_A, T4, 1, 1), NodeView(NODE_B, A10, 1, 1)]
+    waits = lab.container("a")
+    lab.queue(waits)
+    lab.container("c")
+    lab.container("d")  # touched last, hence likely
+    lab.container("e", A10)
+    kept = {node: {d[7] for d in errand.keep} for node, errand in lab.look()}
+    assert kept[NODE_B] == {"e"}
+    assert kept[NODE_A] == {"a", "d"}
+
+
+def test_an_idle_node_of_a_cluster_is_not_asked_again_so_that_its_idle_time_goes_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(lab.core.settings.cluster.__dict__, "placement", "label")
+    monkeypatch.setattr(module, "_REPORT_S", 0.0)
+    assert [n for n, _ in lab.look()] == [NODE_A, NODE_B], "each once: nobody knows what they hold"
+    lab.cluster.answer()
+    assert lab.look() == []
+    lab.cluster.nodes[0] = NodeView(NODE_A, T4, 1, 0)  # it works
+    assert [n for n, _ in lab.look()] == [NODE_A]
+    lab.cluster.answer()
+    lab.cluster.nodes[0] = NodeView(NODE_A, T4, 1, 1)
+    assert lab.look() == []
+
+
+def test_a_single_machine_is_asked_again_whatever_it_did(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_REPORT_S", 0.0)
+    lab.met()
+    assert [n for n, _ in lab.look()] == [NODE_A, NODE_B]
+
+
+def test_what_a_node_removed_is_counted(lab: Lab) -> None:
+    gone = RemovedImage(ImageRef("reg:5000", "trusted/1", "sha256:" + "9" * 64), 5, "age")
+    lab.met()
+    lab.container("a")
+    lab.look()
+    lab.cluster.answer(Report(Holding(), removed=(gone,)))
+    assert lab.removed == [gone, gone]
 
 
 # ------------------------------------------------------------ slides

@@ -15,7 +15,8 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from mhs_ray.domain.errors import MhsError
-from mhs_ray.domain.settings import SecretSettings, Settings
+from mhs_ray.domain.sections import SecretSettings
+from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.keys import KEY_NAMES, Keys, fresh_key, load_keys
 
 DATABASE_URL: Final = "database-url"

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -222,32 +222,10 @@ def _peak_bytes() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def feed(case: dict[str, Any]) -> dict[str, Any]:
-    """Consume the tile feed's socket as a container does; every page of every tile is touched."""
-    module: dict[str, Any] = {}
-    code = (Path(__file__).resolve().parents[1] / "templates" / "tiles" / "mhs_tiles.py").read_text()
-    exec(compile(code, "mhs_tiles.py", "exec"), module)  # noqa: S102 -- our own file, which is no package
-
-    def consume(batches: Iterator[Any]) -> int:
-        count = 0
-        for batch in batches:
-            batch.pixels[:, ::16, 0, 0].max()
-            count += len(batch)
-        return count
-
-    # From the call on: what the feed decoded before somebody listened would flatter it.
-    def work() -> int:
-        with module["open_tiles"](case["socket"]) as opened:
-            return consume(iter(opened))
-
-    return timed(work)
-
-
 KINDS: Final[dict[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     "ours": ours,
     "limit": limit,
     "peer": peer,
-    "feed": feed,
 }
 
 

@@ -26,8 +26,8 @@ REASONS = {
     "needs the internet",
     "needs QuPath",
     "takes minutes",
-    "an excerpt",
-    "serves until Ctrl-C; a test of its own runs what it prints",
+    "is an excerpt",
+    "serves until Ctrl-C",  # a test of its own runs what it prints: tests/integration/templates/test_plain_run.py
 }
 """Why no test runs a block: in its title, for readers to see, or in a remark before it, for who reads the source."""
 

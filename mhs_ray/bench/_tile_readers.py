@@ -78,9 +78,11 @@ def limit(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def peer(case: dict[str, Any]) -> dict[str, Any]:
-    """Read through another library: the same tiles into the same kind of batches."""
+    """Read through another library: the same tiles into the same kind of batches. plan_s: how long the plan took."""
+    begun = time.perf_counter()
     with open_tile_reader(case["slide"]) as reader:
         plan = reader.plan(request_of(case), tissue=case.get("tissue", False))
+    plan_s = time.perf_counter() - begun
     if case.get("sample"):
         plan = plan.take(np.arange(0, len(plan), max(1, len(plan) // case["sample"])))
     make = PEERS[case["reader"]]
@@ -99,7 +101,7 @@ def peer(case: dict[str, Any]) -> dict[str, Any]:
         return len(mine)
 
     pieces = [p for p in np.array_split(rows, threads) if len(p)]
-    return timed(lambda: _on_threads(threads, pieces, part))
+    return {**timed(lambda: _on_threads(threads, pieces, part)), "plan_s": plan_s}
 
 
 def _openslide(path: str) -> ReadOne:

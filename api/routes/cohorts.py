@@ -7,10 +7,19 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api import cohort_schemas as c
-from api import schemas as s
 from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, LimitQuery, WhoDep, WriterDep, page_out, problems
+from api.schemas.base import PageOut
+from api.schemas.cohorts import (
+    CohortIn,
+    CohortOut,
+    CohortRowsIn,
+    CohortSlideOut,
+    CohortStartIn,
+    PricesOut,
+    RowFaultOut,
+    RowsTakenOut,
+)
 from mhs_ray.domain.cohorts import SlideState
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.services.cohorts import ManifestRow
@@ -22,29 +31,27 @@ router = APIRouter(route_class=AuditedRoute, responses=problems(), tags=["cohort
     "/v1/cohorts",
     status_code=201,
     summary="Make a cohort",
-    responses={200: {"model": c.CohortOut, "description": "this key had come before"}, **problems(409, 507)},
+    responses={200: {"model": CohortOut, "description": "this key had come before"}, **problems(409, 507)},
 )
-def create_cohort(core: CoreDep, who: WriterDep, response: Response, body: c.CohortIn) -> c.CohortOut:
+def create_cohort(core: CoreDep, who: WriterDep, response: Response, body: CohortIn) -> CohortOut:
     """A draft: send its rows in pieces, then start it. Image, variables and limits are fixed here."""
     core.room.check()
     cohort, created = core.cohorts.create(who, **body.model_dump())
     response.status_code = 201 if created else 200
-    return c.CohortOut.of(core.cohorts.standing([cohort])[0])
+    return CohortOut.of(core.cohorts.standing([cohort])[0])
 
 
 @router.get("/v1/cohorts", summary="List cohorts")
-def list_cohorts(
-    core: CoreDep, who: WhoDep, cursor: CursorQuery = None, limit: LimitQuery = 50
-) -> s.PageOut[c.CohortOut]:
+def list_cohorts(core: CoreDep, who: WhoDep, cursor: CursorQuery = None, limit: LimitQuery = 50) -> PageOut[CohortOut]:
     """Newest first."""
     page = core.cohorts.page(who, cursor=cursor, limit=limit)
-    return s.PageOut[c.CohortOut].model_validate(page_out(page.map(c.CohortOut.of)))
+    return PageOut[CohortOut].model_validate(page_out(page.map(CohortOut.of)))
 
 
 @router.get("/v1/cohorts/{cohort_id}", summary="Show a cohort", responses=problems(404))
-def get_cohort(core: CoreDep, who: WhoDep, cohort_id: IdPath) -> c.CohortOut:
+def get_cohort(core: CoreDep, who: WhoDep, cohort_id: IdPath) -> CohortOut:
     """Progress, ETA, cost so far and to come."""
-    return c.CohortOut.of(core.cohorts.get(who, cohort_id))
+    return CohortOut.of(core.cohorts.get(who, cohort_id))
 
 
 @router.delete("/v1/cohorts/{cohort_id}", status_code=204, summary="Delete a draft", responses=problems(404, 409))
@@ -54,18 +61,18 @@ def delete_cohort(core: CoreDep, who: WriterDep, cohort_id: IdPath) -> None:
 
 
 @router.post("/v1/cohorts/{cohort_id}/slides", summary="Send a piece of the manifest", responses=problems(404, 409))
-def add_slides(core: CoreDep, who: WriterDep, cohort_id: IdPath, body: c.CohortRowsIn) -> c.RowsTakenOut:
+def add_slides(core: CoreDep, who: WriterDep, cohort_id: IdPath, body: CohortRowsIn) -> RowsTakenOut:
     """Each slide is looked at before anything runs. The same piece may be sent again and adds nothing then."""
     rows = [ManifestRow(r.row, r.id, r.slide.strip(), r.labels) for r in body.rows]
     faults = core.cohorts.add(who, cohort_id, rows)
-    return c.RowsTakenOut.of(core.cohorts.get(who, cohort_id).received, faults)
+    return RowsTakenOut.of(core.cohorts.get(who, cohort_id).received, faults)
 
 
 @router.get("/v1/cohorts/{cohort_id}/faults", summary="List a manifest's faults", responses=problems(404))
-def get_faults(core: CoreDep, who: WhoDep, cohort_id: IdPath) -> list[c.RowFaultOut]:
+def get_faults(core: CoreDep, who: WhoDep, cohort_id: IdPath) -> list[RowFaultOut]:
     """Of all rows that came so far."""
     cohort = core.cohorts.get(who, cohort_id).cohort
-    return [c.RowFaultOut.model_validate(f) for f in core.cohorts.faults(cohort)]
+    return [RowFaultOut.model_validate(f) for f in core.cohorts.faults(cohort)]
 
 
 @router.get("/v1/cohorts/{cohort_id}/slides", summary="List a cohort's slides", responses=problems(404))
@@ -77,7 +84,7 @@ def list_slides(
     limit: LimitQuery = 200,
     state: Annotated[list[SlideState] | None, Query()] = None,
     ended_after: Annotated[datetime | None, Query(description="those that ended then or later")] = None,
-) -> s.PageOut[c.CohortSlideOut]:
+) -> PageOut[CohortSlideOut]:
     """The manifest's last row first."""
     if ended_after is not None and ended_after.tzinfo is None:
         raise InvalidInputError.at("$.ended_after", "give the time with its zone, e.g. 2026-01-31T12:00:00Z")
@@ -85,34 +92,34 @@ def list_slides(
     page = core.cohorts.cohorts.slides(
         who.company_id, cohort_id, cursor=cursor, limit=limit, states=state or (), ended_after=ended_after
     )
-    return s.PageOut[c.CohortSlideOut].model_validate(page_out(page.map(c.CohortSlideOut.of)))
+    return PageOut[CohortSlideOut].model_validate(page_out(page.map(CohortSlideOut.of)))
 
 
 @router.post("/v1/cohorts/{cohort_id}/start", summary="Start a cohort", responses=problems(404, 409))
-def start_cohort(core: CoreDep, who: WriterDep, cohort_id: IdPath, body: c.CohortStartIn) -> c.CohortOut:
+def start_cohort(core: CoreDep, who: WriterDep, cohort_id: IdPath, body: CohortStartIn) -> CohortOut:
     """Canary first. With faults nothing is started and all of them are told (422)."""
-    return c.CohortOut.of(core.cohorts.start(who, cohort_id, leave_out_bad=body.leave_out_bad))
+    return CohortOut.of(core.cohorts.start(who, cohort_id, leave_out_bad=body.leave_out_bad))
 
 
 @router.post("/v1/cohorts/{cohort_id}/cancel", summary="Cancel a cohort", responses=problems(404, 409))
-def cancel_cohort(core: CoreDep, who: WriterDep, cohort_id: IdPath) -> c.CohortOut:
+def cancel_cohort(core: CoreDep, who: WriterDep, cohort_id: IdPath) -> CohortOut:
     """Nothing more of it is started, what runs is stopped; results that are there stay."""
-    return c.CohortOut.of(core.cohorts.cancel(who, cohort_id))
+    return CohortOut.of(core.cohorts.cancel(who, cohort_id))
 
 
 @router.post("/v1/cohorts/{cohort_id}/resume", summary="Resume a cohort", responses=problems(404, 409))
-def resume_cohort(core: CoreDep, who: WriterDep, cohort_id: IdPath) -> c.CohortOut:
+def resume_cohort(core: CoreDep, who: WriterDep, cohort_id: IdPath) -> CohortOut:
     """Go on with what a stopped or cancelled cohort has left."""
-    return c.CohortOut.of(core.cohorts.resume(who, cohort_id))
+    return CohortOut.of(core.cohorts.resume(who, cohort_id))
 
 
 @router.post("/v1/cohorts/{cohort_id}/rerun", summary="Rerun what failed", responses=problems(404, 409))
-def rerun_cohort(core: CoreDep, who: WriterDep, cohort_id: IdPath) -> c.CohortOut:
+def rerun_cohort(core: CoreDep, who: WriterDep, cohort_id: IdPath) -> CohortOut:
     """Run its failed slides once more, with the same image and variables."""
-    return c.CohortOut.of(core.cohorts.rerun(who, cohort_id))
+    return CohortOut.of(core.cohorts.rerun(who, cohort_id))
 
 
 @router.get("/v1/prices", summary="Show the price table", responses=problems())
-def prices(core: CoreDep, _who: WhoDep) -> c.PricesOut:
+def prices(core: CoreDep, _who: WhoDep) -> PricesOut:
     """What a cohort's cost is reckoned with; set with `MHS_COHORTS__PRICES`."""
-    return c.PricesOut(currency=core.settings.cohorts.currency, per_hour=core.settings.cohorts.prices)
+    return PricesOut(currency=core.settings.cohorts.currency, per_hour=core.settings.cohorts.prices)

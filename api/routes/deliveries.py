@@ -6,9 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api import schemas as s
 from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, LimitQuery, WhoDep, WriterDep, page_out, problems
+from api.schemas.base import PageOut
+from api.schemas.deliveries import DeliveryOut
 from mhs_ray.domain.ids import parse_id
 from mhs_ray.results.outbox import DeliveryState
 
@@ -23,28 +24,28 @@ def list_deliveries(
     limit: LimitQuery = 50,
     state: Annotated[list[DeliveryState] | None, Query()] = None,
     task_id: Annotated[str | None, Query(max_length=60)] = None,
-) -> s.PageOut[s.DeliveryOut]:
+) -> PageOut[DeliveryOut]:
     """Newest first. `parked` and `refused` wait for a person."""
     number = parse_id(task_id, "task", "$.task_id") if task_id else None
     page = core.deliveries.deliveries.page(
         who.company_id, cursor=cursor, limit=limit, states=tuple(state or ()), task_number=number
     )
-    return s.PageOut[s.DeliveryOut].model_validate(page_out(page.map(s.DeliveryOut.of)))
+    return PageOut[DeliveryOut].model_validate(page_out(page.map(DeliveryOut.of)))
 
 
 @router.get("/{delivery_id}", summary="Show a delivery", responses=problems(404))
-def get_delivery(core: CoreDep, who: WhoDep, delivery_id: IdPath) -> s.DeliveryOut:
+def get_delivery(core: CoreDep, who: WhoDep, delivery_id: IdPath) -> DeliveryOut:
     """Its state and what happened last."""
-    return s.DeliveryOut.of(core.deliveries.deliveries.get(who.company_id, delivery_id))
+    return DeliveryOut.of(core.deliveries.deliveries.get(who.company_id, delivery_id))
 
 
 @router.post("/{delivery_id}/retry", summary="Send a delivery", responses=problems(404, 409))
-def retry_delivery(core: CoreDep, who: WriterDep, delivery_id: IdPath) -> s.DeliveryOut:
+def retry_delivery(core: CoreDep, who: WriterDep, delivery_id: IdPath) -> DeliveryOut:
     """One that is parked, refused or discarded. Look at the case in Techcyte first: it keeps all it is sent."""
-    return s.DeliveryOut.of(core.deliveries.retry(who, delivery_id))
+    return DeliveryOut.of(core.deliveries.retry(who, delivery_id))
 
 
 @router.post("/{delivery_id}/discard", summary="Give a delivery up", responses=problems(404, 409))
-def discard_delivery(core: CoreDep, who: WriterDep, delivery_id: IdPath) -> s.DeliveryOut:
+def discard_delivery(core: CoreDep, who: WriterDep, delivery_id: IdPath) -> DeliveryOut:
     """One that is parked or refused. It can still be sent later."""
-    return s.DeliveryOut.of(core.deliveries.discard(who, delivery_id))
+    return DeliveryOut.of(core.deliveries.discard(who, delivery_id))

@@ -10,9 +10,10 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api import schemas as s
 from api.audited import AuditedRoute
 from api.deps import CallerDep, CoreDep, basic_credentials, limit_rate, problems, read_body
+from api.schemas.access import TokenOut
+from api.schemas.results import EvaluationOut
 from mhs_ray.auth.tokens import AttemptIdentity
 from mhs_ray.domain.errors import InvalidInputError, UnauthenticatedError
 from mhs_ray.domain.models import Principal
@@ -79,7 +80,7 @@ async def patch_case(request: Request, core: CoreDep, who: CallerDep, task_id: s
     "/external/case_evaluations/{task_id}",
     summary="List evaluations of the task's case",
     responses=problems(404),
-    response_model=list[s.EvaluationOut],
+    response_model=list[EvaluationOut],
 )
 def get_evaluations(core: CoreDep, who: CallerDep, task_id: str) -> list[dict[str, Any]]:
     """Every evaluation of the case; `workflow` is not part of details."""
@@ -92,7 +93,7 @@ def get_evaluations(core: CoreDep, who: CallerDep, task_id: str) -> list[dict[st
 )  # fmt: skip
 async def post_token(
     request: Request, core: CoreDep, authorization: Annotated[str | None, Header()] = None
-) -> s.TokenOut:
+) -> TokenOut:
     """For local testing: HTTP Basic `id:secret`, or form fields `client_id` and `client_secret`."""
     form = parse_qs((await read_body(request, 16 * 1024)).decode("utf-8", "replace"))
     grant = form.get("grant_type", ["client_credentials"])[0]
@@ -107,4 +108,4 @@ async def post_token(
     who = await run_in_threadpool(core.verifier.verify, client_id, secret)
     limit_rate(request, who.client_id)
     token = core.tokens.for_client(who, _TOKEN_LIFE)
-    return s.TokenOut(access_token=token, expires_in=int(_TOKEN_LIFE.total_seconds()))
+    return TokenOut(access_token=token, expires_in=int(_TOKEN_LIFE.total_seconds()))

@@ -8,9 +8,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from api import schemas as s
 from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, IdQuery, LimitQuery, TextQuery, WhoDep, WriterDep, page_out, problems
+from api.schemas.base import PageOut
+from api.schemas.jobs import JobEventOut, JobOut, TileProgressOut
 from mhs_ray.attempt.tiles import read_progress
 from mhs_ray.domain.capacity import Capacity, why_waiting
 from mhs_ray.domain.errors import InvalidInputError
@@ -38,7 +39,7 @@ def list_jobs(
     failure_class: FailureClass | None = None,
     created_after: datetime | None = None,
     created_before: datetime | None = None,
-) -> s.PageOut[s.JobOut]:
+) -> PageOut[JobOut]:
     """Newest first."""
     wanted = JobFilter(
         states=tuple(state or ()),
@@ -52,7 +53,7 @@ def list_jobs(
         created_before=_aware(created_before, "$.created_before"),
     )
     page = core.jobs.jobs.page(who.company_id, wanted, cursor=cursor, limit=limit)
-    return s.PageOut[s.JobOut].model_validate(page_out(page.map(s.JobOut.of)))
+    return PageOut[JobOut].model_validate(page_out(page.map(JobOut.of)))
 
 
 def _aware(at: datetime | None, path: str) -> datetime | None:
@@ -62,14 +63,14 @@ def _aware(at: datetime | None, path: str) -> datetime | None:
 
 
 @router.get("/v1/jobs/{job_id}", tags=["jobs"], summary="Show a job", responses=problems(404))
-def get_job(request: Request, core: CoreDep, who: WhoDep, job_id: IdPath) -> s.JobOut:
+def get_job(request: Request, core: CoreDep, who: WhoDep, job_id: IdPath) -> JobOut:
     """State, failure card, image digest, resources used, and the place in the queue while it is queued."""
     job = core.jobs.jobs.get(who.company_id, job_id)
     position = core.jobs.jobs.queue_position(job_id) if job.state is JobState.QUEUED else None
     wait = core.jobs.jobs.expected_wait(who.company_id, position) if position is not None else None
-    out = s.JobOut.of(job, position, wait, waits_because(job, request.app.state.capacity))
+    out = JobOut.of(job, position, wait, waits_because(job, request.app.state.capacity))
     if job.attempt and (tiles := read_progress(core.blobs, job_id, job.attempt)):
-        out.tiles = s.TileProgressOut.model_validate(tiles)
+        out.tiles = TileProgressOut.model_validate(tiles)
     return out
 
 
@@ -84,15 +85,15 @@ def waits_because(job: Job, capacity: Callable[[], Mapping[str, Capacity]]) -> s
 
 
 @router.get("/v1/jobs/{job_id}/events", tags=["jobs"], summary="Tell a job's story", responses=problems(404))
-def get_events(core: CoreDep, who: WhoDep, job_id: IdPath) -> list[s.JobEventOut]:
+def get_events(core: CoreDep, who: WhoDep, job_id: IdPath) -> list[JobEventOut]:
     """Every change of state with its time, node and cause, oldest first."""
-    return [s.JobEventOut.model_validate(e) for e in core.jobs.jobs.events(who.company_id, job_id)]
+    return [JobEventOut.model_validate(e) for e in core.jobs.jobs.events(who.company_id, job_id)]
 
 
 @router.post("/v1/jobs/{job_id}/cancel", tags=["jobs"], summary="Cancel a job", responses=problems(404, 409))
-def cancel_job(core: CoreDep, who: WriterDep, job_id: IdPath) -> s.JobOut:
+def cancel_job(core: CoreDep, who: WriterDep, job_id: IdPath) -> JobOut:
     """In every state but the final ones. A running container is stopped."""
-    return s.JobOut.of(core.jobs.cancel(who, job_id))
+    return JobOut.of(core.jobs.cancel(who, job_id))
 
 
 @router.post(
@@ -102,7 +103,7 @@ def cancel_job(core: CoreDep, who: WriterDep, job_id: IdPath) -> s.JobOut:
     summary="Run an ended job again",
     responses=problems(404, 409, 507),
 )
-def rerun_job(core: CoreDep, who: WriterDep, job_id: IdPath) -> s.JobOut:
+def rerun_job(core: CoreDep, who: WriterDep, job_id: IdPath) -> JobOut:
     """As a new job, with the image digest and the variables that the first one had."""
     core.room.check()
-    return s.JobOut.of(core.jobs.rerun(who, job_id))
+    return JobOut.of(core.jobs.rerun(who, job_id))

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from api import schemas as s
 from api.deps import CoreDep, basic_credentials, read_body
 from api.errors import KINDS
+from api.schemas.platform import AliveOut, HealthOut
 from mhs_ray.domain.errors import (
     ForbiddenError,
     InvalidInputError,
@@ -29,23 +29,23 @@ router = APIRouter()
 
 
 @router.get("/healthz", tags=["platform"], summary="Is this replica alive?")
-async def healthz() -> s.AliveOut:
+async def healthz() -> AliveOut:
     """Answers as long as the replica can answer at all."""
-    return s.AliveOut()
+    return AliveOut()
 
 
 @router.get(
     "/readyz",
     tags=["platform"],
     summary="Can the platform do its work?",
-    response_model=s.HealthOut,
-    responses={503: {"model": s.HealthOut, "description": "a part is missing"}},
+    response_model=HealthOut,
+    responses={503: {"model": HealthOut, "description": "a part is missing"}},
 )
 async def readyz(request: Request) -> JSONResponse:
     """Asks the database, the blob store, the registry and the dispatcher now."""
     parts: dict[str, str] = await request.app.state.readiness()
     ready = all(state == "ok" for state in parts.values())
-    return JSONResponse(s.HealthOut(ready=ready, parts=parts).model_dump(), 200 if ready else 503)
+    return JSONResponse(HealthOut(ready=ready, parts=parts).model_dump(), 200 if ready else 503)
 
 
 @router.get("/problems/{slug}", include_in_schema=False)

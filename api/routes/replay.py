@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from api import schemas as s
 from api.audited import AuditedRoute
 from api.deps import CoreDep, IdPath, WriterDep, problems
+from api.schemas.replay import ReplayOut
 from mhs_ray.services.replay import replay_facts
 
 router = APIRouter(route_class=AuditedRoute, tags=["jobs"], responses=problems())
@@ -16,7 +16,7 @@ router = APIRouter(route_class=AuditedRoute, tags=["jobs"], responses=problems()
 
 @router.get(
     "/v1/jobs/{job_id}/replay", summary="Get what a job ran", responses=problems(404, 409, 502),
-    response_model=s.ReplayOut,
+    response_model=ReplayOut,
 )  # fmt: skip
 def get_replay(core: CoreDep, who: WriterDep, job_id: IdPath, response: Response) -> dict[str, Any]:
     """Image by digest with a login to pull it, variables, and the slide with its hash, as recorded. Of ended jobs."""

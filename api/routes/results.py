@@ -11,9 +11,9 @@ from typing import Annotated, Any, BinaryIO, Final, Literal, cast
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
-from api import schemas as s
 from api.deps import CoreDep, IdPath, WhoDep, problems
 from api.examples import EXAMPLES
+from api.schemas.results import ResultsOut
 from mhs_ray.domain.ids import parse_id
 from mhs_ray.services.core import Core
 from mhs_ray.store.sql.results import StoredResult
@@ -26,7 +26,7 @@ _MEDIA: Final = {
 }
 _FORMATS: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "model": s.ResultsOut,
+        "model": ResultsOut,
         "content": {
             _MEDIA["geojson"][0]: {"example": EXAMPLES["ResultsBody"]["scanResults"][0]["geojson"]},
             _MEDIA["parquet"][0]: {"schema": {"type": "string", "format": "binary"}},

@@ -7,9 +7,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api import schemas as s
 from api.audited import AuditedRoute
 from api.deps import CoreDep, CursorQuery, IdPath, LimitQuery, NameQuery, WhoDep, WriterDep, page_out, problems
+from api.schemas.base import PageOut
+from api.schemas.scans import ScanIn, ScanOut, SignedUrlOut
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.ids import parse_id
 from mhs_ray.domain.models import ScanStatus
@@ -26,37 +27,37 @@ def list_scans(
     name: NameQuery = None,
     status: ScanStatus | None = None,
     scan_id: Annotated[str | None, Query(description="the contract's SCAN_ID", max_length=60)] = None,
-) -> s.PageOut[s.ScanOut]:
+) -> PageOut[ScanOut]:
     """Newest first."""
     number = parse_id(scan_id, "scan", "$.scan_id") if scan_id else None
     page = core.scans.scans.page(who.company_id, cursor=cursor, limit=limit, name=name, status=status, number=number)
-    return s.PageOut[s.ScanOut].model_validate(page_out(page.map(s.ScanOut.of)))
+    return PageOut[ScanOut].model_validate(page_out(page.map(ScanOut.of)))
 
 
 @router.post("", status_code=201, summary="Register a scan", responses=problems(507))
-def create_scan(core: CoreDep, who: WriterDep, body: s.ScanIn) -> s.ScanOut:
+def create_scan(core: CoreDep, who: WriterDep, body: ScanIn) -> ScanOut:
     """By `path` or `url`, or by `filename`: then PUT the file to `upload_url` and POST `/v1/scans/{id}/complete`."""
     number = parse_id(body.scan_id, "scan", "$.scan_id") if body.scan_id is not None else None
     if sum(given is not None for given in (body.url, body.path, body.filename)) != 1:
         raise InvalidInputError.at("$", "give exactly one of url, path and filename")
     if body.path is not None:
-        return s.ScanOut.of(core.scans.add_path(who, body.path, body.name, number))
+        return ScanOut.of(core.scans.add_path(who, body.path, body.name, number))
     if body.url is not None:
-        return s.ScanOut.of(core.scans.add_url(who, body.url, body.name, number))
+        return ScanOut.of(core.scans.add_url(who, body.url, body.name, number))
     core.room.check()
-    return s.ScanOut.of(*core.scans.begin_upload(who, body.filename or "", body.name, number))
+    return ScanOut.of(*core.scans.begin_upload(who, body.filename or "", body.name, number))
 
 
 @router.get("/{scan_id}", summary="Show a scan", responses=problems(404))
-def get_scan(core: CoreDep, who: WhoDep, scan_id: IdPath) -> s.ScanOut:
+def get_scan(core: CoreDep, who: WhoDep, scan_id: IdPath) -> ScanOut:
     """Status and the facts of the slide."""
-    return s.ScanOut.of(core.scans.scans.get(who.company_id, scan_id))
+    return ScanOut.of(core.scans.scans.get(who.company_id, scan_id))
 
 
 @router.post("/{scan_id}/complete", summary="Finish an upload", responses=problems(404, 409, 502))
-def complete_scan(core: CoreDep, who: WriterDep, scan_id: IdPath) -> s.ScanOut:
+def complete_scan(core: CoreDep, who: WriterDep, scan_id: IdPath) -> ScanOut:
     """Opens the uploaded file; one that is no slide is removed again, and the answer says why."""
-    return s.ScanOut.of(core.scans.complete_upload(who, scan_id))
+    return ScanOut.of(core.scans.complete_upload(who, scan_id))
 
 
 @router.get("/{scan_id}/url", summary="Get a signed URL of the slide", responses=problems(404, 409))
@@ -65,10 +66,10 @@ def get_scan_url(
     who: WhoDep,
     scan_id: IdPath,
     expires_in: Annotated[int, Query(ge=1, le=7 * 86400, description="seconds")] = 3600,
-) -> s.SignedUrlOut:
+) -> SignedUrlOut:
     """Serves Range requests; answers 403 after it expired."""
     url, expires_at = core.scans.signed_url(who, scan_id, timedelta(seconds=expires_in))
-    return s.SignedUrlOut(url=url, expires_at=expires_at)
+    return SignedUrlOut(url=url, expires_at=expires_at)
 
 
 @router.delete("/{scan_id}", status_code=204, summary="Delete a scan", responses=problems(404, 409, 502))

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api import schemas as s
 from api.deps import (
     CoreDep,
     CursorQuery,
@@ -22,6 +21,8 @@ from api.deps import (
     read_body,
     writer,
 )
+from api.schemas.base import PageOut
+from api.schemas.jobs import JobOut, SubmittedOut, TaskIn, TaskOut
 from api.webhook_example import WEBHOOK_EXAMPLE
 from mhs_ray.auth.webhook import HEADER, PREFIX, verify_bearer, verify_signature
 from mhs_ray.domain.errors import InvalidInputError, UnauthenticatedError
@@ -38,7 +39,7 @@ async def _submit(request: Request, core: Core, submission: Submission) -> Respo
     if not core.room.is_known:
         await run_in_threadpool(core.room.check)
     done: Submitted = await request.app.state.intake.submit(submission)
-    told = s.SubmittedOut(task_id=str(done.task.number), job_ids=list(done.job_ids), created=done.created)
+    told = SubmittedOut(task_id=str(done.task.number), job_ids=list(done.job_ids), created=done.created)
     return Response(told.model_dump_json(), 201 if done.created else 200, media_type="application/json")
 
 
@@ -48,9 +49,9 @@ async def _submit(request: Request, core: Core, submission: Submission) -> Respo
     tags=["tasks"],
     summary="Take Techcyte's webhook",
     status_code=201,
-    response_model=s.SubmittedOut,
+    response_model=SubmittedOut,
     responses={
-        200: {"model": s.SubmittedOut, "description": "this task id had come before; nothing was added"},
+        200: {"model": SubmittedOut, "description": "this task id had come before; nothing was added"},
         **problems(413, 503, 507),
     },
     openapi_extra={
@@ -107,13 +108,13 @@ def _read(body: bytes) -> dict[str, Any]:
     tags=["tasks"],
     summary="Make an AI request",
     status_code=201,
-    response_model=s.SubmittedOut,
+    response_model=SubmittedOut,
     responses={
-        200: {"model": s.SubmittedOut, "description": "this task id had come before; nothing was added"},
+        200: {"model": SubmittedOut, "description": "this task id had come before; nothing was added"},
         **problems(503, 507),
     },
 )
-async def create_task(request: Request, who: WriterDep, body: s.TaskIn) -> Response:
+async def create_task(request: Request, who: WriterDep, body: TaskIn) -> Response:
     """One job per scan. Committed before the answer."""
     core: Core = request.app.state.core
     submission = from_api(who, host=core.settings.host, **body.model_dump())
@@ -128,22 +129,22 @@ def list_tasks(
     limit: LimitQuery = 50,
     algorithm_id: IdQuery = None,
     origin: Literal["techcyte", "local"] | None = None,
-) -> s.PageOut[s.TaskOut]:
+) -> PageOut[TaskOut]:
     """Newest first; without their jobs."""
     page = core.tasks.page(who.company_id, cursor=cursor, limit=limit, algorithm_id=algorithm_id, origin=origin)
-    return s.PageOut[s.TaskOut].model_validate(page_out(page.map(lambda task: _task_out(task, []))))
+    return PageOut[TaskOut].model_validate(page_out(page.map(lambda task: _task_out(task, []))))
 
 
 @router.get("/v1/tasks/{task_id}", tags=["tasks"], summary="Show a task", responses=problems(404))
-def get_task(core: CoreDep, who: WhoDep, task_id: str) -> s.TaskOut:
+def get_task(core: CoreDep, who: WhoDep, task_id: str) -> TaskOut:
     """With its jobs. `task_id`: integer or Techcyte's base64."""
     task = core.tasks.get(who.company_id, parse_id(task_id, "task", "$.task_id"))
     jobs = core.jobs.jobs.of_task(who.company_id, task.id)
-    return _task_out(task, [s.JobOut.of(j) for j in jobs])
+    return _task_out(task, [JobOut.of(j) for j in jobs])
 
 
-def _task_out(task: Task, jobs: list[s.JobOut]) -> s.TaskOut:
-    return s.TaskOut(
+def _task_out(task: Task, jobs: list[JobOut]) -> TaskOut:
+    return TaskOut(
         task_id=str(task.number), task_id_base64=encode_id("task", task.number),
         case_id=encode_id("humanCase", task.case_number) if task.case_number is not None else None,
         algorithm_id=task.algorithm_id, algorithm_name=task.algorithm_name, origin=task.origin,

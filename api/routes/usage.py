@@ -8,9 +8,9 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from api import schemas as s
 from api.audited import AuditedRoute
 from api.deps import CoreDep, WhoDep, problems
+from api.schemas.usage import DayUsageOut, UsageOut
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.models import Role
 from mhs_ray.store.sql.usage import UsageBook
@@ -22,7 +22,7 @@ _LONGEST: Final = timedelta(days=1100)
 
 
 @router.get(
-    "/v1/usage", summary="Get GPU-seconds by day, company and instance type", response_model=s.UsageOut,
+    "/v1/usage", summary="Get GPU-seconds by day, company and instance type", response_model=UsageOut,
     responses={200: {"content": {_PARQUET: {"schema": {"type": "string", "format": "binary"}}}}},
 )  # fmt: skip
 def get_usage(
@@ -52,6 +52,6 @@ def get_usage(
         name = f"usage-{first}-{last}.parquet"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(out.getvalue(), media_type=_PARQUET, headers=headers)
-    items = [s.DayUsageOut.model_validate(row) for row in rows]
-    found = s.UsageOut(since=first, until=last, items=items)
+    items = [DayUsageOut.model_validate(row) for row in rows]
+    found = UsageOut(since=first, until=last, items=items)
     return Response(found.model_dump_json(), media_type="application/json")

@@ -64,18 +64,18 @@ def _folder(item: Any) -> str:
     return str(item.file.src_uri).partition("/")[0]
 
 
-_COMMANDS = re.compile(r"^(```(sh|bash|shell|console)| {4}mhs )", re.MULTILINE)
+_COMMANDS = re.compile(r"^ *```(sh|bash|shell|console)\b", re.MULTILINE)
+_NOT_RUN = re.compile(r"^ *<!-- not run: (.+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Say of a page with commands how far a test goes with them."""
-    if page.meta.get("run") == "platform":
-        note = "A test runs what is on this page, from top to bottom, on a real platform."
-    elif page.file.generated_by is None and _COMMANDS.search(markdown):
-        note = "A test checks that every `mhs` command and option on this page exists; it does not run them."
-    else:
+    if page.file.generated_by is not None or not _COMMANDS.search(markdown):
         return markdown
-    return f"{markdown}\n\n---\n\n*{note}*\n"
+    note = "A test runs what is on this page, from top to bottom, on a real platform"
+    if reasons := list(dict.fromkeys(_NOT_RUN.findall(markdown))):
+        note += f"; left out is what {', '.join(reasons)}"
+    return f"{markdown}\n\n---\n\n*{note}.*\n"
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

@@ -18,7 +18,7 @@ from mhs_ray.actors.warm import replace_worker
 from mhs_ray.attempt.ahead import Errand, Report, run_errand
 from mhs_ray.dispatch.locality import NodeView
 from mhs_ray.domain.instances import LABEL
-from mhs_ray.domain.settings import ClusterSettings
+from mhs_ray.domain.sections import ClusterSettings
 
 log = logging.getLogger(__name__)
 

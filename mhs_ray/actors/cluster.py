@@ -16,7 +16,7 @@ from mhs_ray.actors.attempt import AttemptActor
 from mhs_ray.actors.names import NAMESPACE, attempt_key, attempt_name
 from mhs_ray.dispatch.dispatcher import AttemptKey
 from mhs_ray.domain.instances import INSTANCE_TYPES, LABEL
-from mhs_ray.domain.settings import ClusterSettings
+from mhs_ray.domain.sections import ClusterSettings
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from mhs_ray.attempt.pulled import KeptImage, PulledImages
 from mhs_ray.domain.errors import EngineError
 from mhs_ray.domain.models import ImageRef
-from mhs_ray.domain.settings import ImageSettings
+from mhs_ray.domain.sections import ImageSettings
 from mhs_ray.ports import ContainerEngine, EngineStorage
 from mhs_ray.slides.flock import try_lock
 

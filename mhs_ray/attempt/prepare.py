@@ -16,7 +16,7 @@ from mhs_ray.attempt.order import AttemptOrder
 from mhs_ray.attempt.pulled import PulledImages
 from mhs_ray.domain.errors import EngineError, ExecError, MhsError, SandboxError, SlideError, WeakSandboxError
 from mhs_ray.domain.failures import Failure, FailureCode
-from mhs_ray.domain.settings import ImageSettings
+from mhs_ray.domain.sections import ImageSettings
 from mhs_ray.ports import ContainerEngine
 from mhs_ray.sandbox.sandbox import Sandbox
 from mhs_ray.slides.cache import CachedSlide, SlideCache

@@ -26,7 +26,7 @@ from mhs_ray.attempt.warm_order import warm_of
 from mhs_ray.domain.env import merge_env
 from mhs_ray.domain.errors import BlobError, EngineError, ExecError, MhsError
 from mhs_ray.domain.instances import INSTANCE_TYPES
-from mhs_ray.domain.settings import ImageSettings, JobSettings
+from mhs_ray.domain.sections import ImageSettings, JobSettings
 from mhs_ray.domain.tile_feed import VARIABLE
 from mhs_ray.domain.warm import Warm
 from mhs_ray.engines import labels

@@ -19,7 +19,7 @@ import jwt
 from mhs_ray.auth.clients import enabled
 from mhs_ray.domain.errors import ForbiddenError, OverloadedError, UnauthenticatedError
 from mhs_ray.domain.models import Principal, Role
-from mhs_ray.domain.settings import IssuerSettings
+from mhs_ray.domain.sections import IssuerSettings
 from mhs_ray.store.sql.clients import Clients
 from mhs_ray.store.sql.companies import Companies
 

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -78,9 +78,11 @@ def limit(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def peer(case: dict[str, Any]) -> dict[str, Any]:
-    """Read through another library: the same tiles into the same kind of batches."""
+    """Read through another library: the same tiles into the same kind of batches. plan_s: how long the plan took."""
+    begun = time.perf_counter()
     with open_tile_reader(case["slide"]) as reader:
         plan = reader.plan(request_of(case), tissue=case.get("tissue", False))
+    plan_s = time.perf_counter() - begun
     if case.get("sample"):
         plan = plan.take(np.arange(0, len(plan), max(1, len(plan) // case["sample"])))
     make = PEERS[case["reader"]]
@@ -99,7 +101,7 @@ def peer(case: dict[str, Any]) -> dict[str, Any]:
         return len(mine)
 
     pieces = [p for p in np.array_split(rows, threads) if len(p)]
-    return timed(lambda: _on_threads(threads, pieces, part))
+    return {**timed(lambda: _on_threads(threads, pieces, part)), "plan_s": plan_s}
 
 
 def _openslide(path: str) -> ReadOne:
@@ -222,32 +224,10 @@ def _peak_bytes() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def feed(case: dict[str, Any]) -> dict[str, Any]:
-    """Consume the tile feed's socket as a container does; every page of every tile is touched."""
-    module: dict[str, Any] = {}
-    code = (Path(__file__).resolve().parents[1] / "templates" / "tiles" / "mhs_tiles.py").read_text()
-    exec(compile(code, "mhs_tiles.py", "exec"), module)  # noqa: S102 -- our own file, which is no package
-
-    def consume(batches: Iterator[Any]) -> int:
-        count = 0
-        for batch in batches:
-            batch.pixels[:, ::16, 0, 0].max()
-            count += len(batch)
-        return count
-
-    # From the call on: what the feed decoded before somebody listened would flatter it.
-    def work() -> int:
-        with module["open_tiles"](case["socket"]) as opened:
-            return consume(iter(opened))
-
-    return timed(work)
-
-
 KINDS: Final[dict[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     "ours": ours,
     "limit": limit,
     "peer": peer,
-    "feed": feed,
 }
 
 

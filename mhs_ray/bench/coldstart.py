@@ -23,8 +23,8 @@ from typing import Any, Final
 
 from mhs_ray.attempt.pulled import PulledImages
 from mhs_ray.bench import Benchmark, Say
+from mhs_ray.bench._slow_storage import slow_storage
 from mhs_ray.bench._stage import LOCAL_IMAGE, Stage, stage
-from mhs_ray.bench._tile_link import slow_storage
 from mhs_ray.bench.jobs import bare_command, timed_job, timed_run
 from mhs_ray.domain.models import ImageRef
 from mhs_ray.domain.settings import Settings, settings_with

@@ -8,42 +8,35 @@ installed (``pip install mhs-ray[bench]``); those whose pixels are not OpenSlide
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 from mhs_ray.bench import Benchmark, Say
-from mhs_ray.bench._tile_link import slow_storage
+from mhs_ray.bench._tile_container import ensure_reading_image, feed_container
 from mhs_ray.bench._tile_readers import EXACT, PEERS
+from mhs_ray.bench._tile_remote import GIGABYTE, LINK_BYTES_PER_S, NoStorageError, line_seconds, measure_remote
+from mhs_ray.domain.errors import MhsError
 from mhs_ray.domain.settings import Settings
-from mhs_ray.domain.tile_feed import parse_tile_feed
-from mhs_ray.slides.bands import BatchLimits, cores
-from mhs_ray.slides.blocks import BlockCache
+from mhs_ray.engines.select import pick_engine
+from mhs_ray.slides.bands import cores
 from mhs_ray.slides.demo import make_demo_slide
-from mhs_ray.slides.feed.server import FeedServer
-from mhs_ray.slides.fetch import fetch
 from mhs_ray.slides.plan import TileRequest
-from mhs_ray.slides.remote import RemoteOptions
 from mhs_ray.slides.tile_reader import open_tile_reader
-from mhs_ray.slides.url_guard import UrlPolicy
 
 FULL: Final = (40_960, 30_720)
 QUARTER: Final = (20_480, 15_360)
 ROUNDS: Final = 3
-_LINK_BYTES_PER_S: Final = 50e6
-_GIGABYTE: Final = 1_000_000_000
 _TIMEOUT_S: Final = 600
 
 
 def run(settings: Settings, say: Say) -> dict[str, Any]:
     """Return the figures; see the module and the keys below."""
     folder = settings.home / "cache" / "bench"
-    return measure(large_slide(folder, FULL, say), large_slide(folder, QUARTER, say), say, ROUNDS)
+    return measure(settings, large_slide(folder, FULL, say), large_slide(folder, QUARTER, say), say, ROUNDS)
 
 
 def large_slide(folder: Path, size: tuple[int, int], say: Say) -> Path:
@@ -56,7 +49,9 @@ def large_slide(folder: Path, size: tuple[int, int], say: Say) -> Path:
     return path
 
 
-def measure(slide: Path, quarter: Path, say: Say, rounds: int, rows: int = 7680, sample: int = 600) -> dict[str, Any]:
+def measure(
+    settings: Settings, slide: Path, quarter: Path, say: Say, rounds: int, rows: int = 7680, sample: int = 600
+) -> dict[str, Any]:
     """Measure everything on `slide`. rows: of level-0 pixels read per run. sample: tiles that slow peers read."""
     bench = _Bench(slide, say, rounds, rows, sample)
     found: dict[str, Any] = {"benchmark": "tiles", "cores": cores(), "rounds": rounds, "slide": slide.name}
@@ -72,7 +67,7 @@ def measure(slide: Path, quarter: Path, say: Say, rounds: int, rows: int = 7680,
     )
     local = found["aligned256"]["medians"].get("ours_all")
     found["actors"] = bench.actors(local)
-    found["container"] = bench.container(local)
+    found["container"] = bench.container(settings)
     found["remote"] = bench.remote()
     found["memory"] = bench.memory(quarter)
     return found
@@ -131,71 +126,48 @@ class _Bench:
             rates.append(answer["tiles"] / answer["wall_s"])
         return _flow(rates, local)
 
-    def container(self, local: float | None) -> dict[str, Any]:
-        """The tile feed to a process of its own, by the socket and memory that a container is given."""
-        rates = []
-        for number in range(self._rounds):
-            self._say(f"container: round {number + 1} of {self._rounds}")
-            with tempfile.TemporaryDirectory(prefix="mhs-feed-") as folder:
-                spec = parse_tile_feed("size=256 drop-edges")
-                with FeedServer(lambda: open_tile_reader(self._slide), spec, Path(folder)):
-                    answer = _child(
-                        "mhs_ray.bench._tile_readers",
-                        json.dumps({"kind": "feed", "socket": str(Path(folder) / "feed.sock")}),
-                    )
-            if "error" in answer:
-                return answer
-            rates.append(answer["tiles"] / answer["wall_s"])
-        # The feed reads the whole slide, whose share of background is its own: so is its local figure.
-        whole = _child(
-            "mhs_ray.bench._tile_readers",
-            json.dumps({"kind": "ours", "slide": str(self._slide), "size": 256, "threads": cores()}),
-        )
-        return _flow(rates, whole["tiles"] / whole["wall_s"] if "error" not in whole else local)
+    def container(self, settings: Settings) -> dict[str, Any]:
+        """The tile feed into a real container, in turns with the same tiles read here without one."""
+        rates, local = [], []
+        try:
+            engine = pick_engine(settings.engine, docker_host=settings.docker_host)
+            image = ensure_reading_image(engine)
+            for number in range(self._rounds):
+                self._say(f"container: round {number + 1} of {self._rounds}, by {engine.name}")
+                # The feed reads the whole slide, whose share of background is its own: so does its local figure.
+                case = {"kind": "ours", "slide": str(self._slide), "size": 256, "threads": cores()}
+                here = _child("mhs_ray.bench._tile_readers", json.dumps(case))
+                local.append(here["tiles"] / here["wall_s"])
+                with tempfile.TemporaryDirectory(prefix="mhs-bench-") as folder:
+                    Path(folder).chmod(0o711)  # the container's user passes through
+                    answer = feed_container(engine, image, self._slide, "size=256 drop-edges", Path(folder))
+                rates.append(answer["tiles"] / answer["wall_s"])
+        except MhsError as error:
+            self._say(f"container is left out: {error}")
+            return {"left_out": str(error)}
+        return {"engine": engine.name, **_flow(rates, median(local)), "raw_local": [round(v, 1) for v in local]}
 
     def remote(self) -> dict[str, Any]:
-        """Over a line of 20 ms and 50 MB/s: the first tile of a 1 GB slide, and all tissue of this one."""
-        firsts, wholes, downloads, reads = [], [], [], []
-        request = TileRequest(256, edge="drop")
-        for number in range(self._rounds):
-            self._say(f"remote: round {number + 1} of {self._rounds}")
-            with tempfile.TemporaryDirectory(prefix="mhs-bench-") as scratch:
-                gigabyte = Path(scratch) / "gigabyte.svs"
-                _padded(self._slide, gigabyte)
-                with slow_storage(gigabyte) as url:
-                    firsts.append(_timed_first(url, Path(scratch) / "b1", request))
-                gigabyte.unlink()
-                with slow_storage(self._slide) as url:
-                    begun = time.perf_counter()
-                    with open_tile_reader(url, remote=_options(Path(scratch) / "b2")) as reader:
-                        plan = reader.plan(request, tissue=True)
-                        for batch in reader.batches(plan, BatchLimits(ordered=False)):
-                            batch.release()
-                    wholes.append(time.perf_counter() - begun)
-                    begun = time.perf_counter()
-                    copy = Path(scratch) / "copy.svs"
-                    fetch(url, copy, policy=UrlPolicy(allow_private=True))
-                    downloads.append(time.perf_counter() - begun)
-                    reads.append(self._fastest_peer(copy))
-        download_then_read = median(d + r for d, (r, _) in zip(downloads, reads, strict=True))
-        gigabyte_s = _GIGABYTE / _LINK_BYTES_PER_S
+        """From S3 over a line of 20 ms and 50 MB/s: the first tile of a 1 GB slide, and all tissue of this one."""
+        try:
+            found, peer = measure_remote(self._slide, self._rounds, self._say, self._fastest_peer)
+        except NoStorageError as error:
+            self._say(f"remote is left out: {error}")
+            return {"left_out": str(error)}
+        middle = {name: round(median(values), 3) for name, values in found.items()}
+        both = median(d + r for d, r in zip(found["download_s"], found["read_s"], strict=True))
+        gigabyte_s = GIGABYTE / LINK_BYTES_PER_S
+        line_s, tissue_s = line_seconds(self._slide), median(found["tissue_s"])
         return {
-            "medians": {
-                "first_tile_s": round(median(firsts), 3),
-                "download_of_1_gb_s": gigabyte_s,
-                "tissue_s": round(median(wholes), 2),
-                "download_then_read_s": round(download_then_read, 2),
-                "download_s": round(median(downloads), 2),
-            },
-            "raw": {
-                "first_tile_s": [round(v, 3) for v in firsts],
-                "tissue_s": [round(v, 2) for v in wholes],
-                "download_s": [round(v, 2) for v in downloads],
-                "read_s": [round(r, 2) for r, _ in reads],
-            },
-            "peer": reads[0][1],
-            "first_tile_share_of_download": round(median(firsts) / gigabyte_s, 4),
-            "ratio_to_download_then_read": _ratio(download_then_read, median(wholes)),
+            "medians": {**middle, "download_of_1_gb_s": gigabyte_s, "download_then_read_s": round(both, 2)},
+            "raw": {name: [round(v, 3) for v in values] for name, values in found.items()},
+            "peer": peer,
+            "first_tile_share_of_download": round(median(found["first_tile_s"]) / gigabyte_s, 4),
+            "ratio_to_download_then_read": _ratio(both, tissue_s),
+            # What the line itself allows: the tissue's bytes at its bandwidth, with nothing before or after.
+            "line_s": round(line_s, 2),
+            "share_of_line": _ratio(line_s, tissue_s),
+            "ratio_at_most": _ratio(both, line_s),
         }
 
     def memory(self, quarter: Path) -> dict[str, Any]:
@@ -209,17 +181,20 @@ class _Bench:
         return {"setting_bytes": 128 << 20, "medians": peaks, "peak_bytes": peaks, "ratio_4x_to_1x": ratio}
 
     def _fastest_peer(self, slide: Path) -> tuple[float, str]:
-        """Seconds of the fastest exact peer for all tissue tiles of a local file; OpenSlide's when no other is here."""
+        """Seconds of the fastest exact peer for all tissue tiles of a local file; OpenSlide's when no other is here.
+
+        Finding the tissue, for which no peer has anything, is ours and counts for both.
+        """
         for peer in ("cucim", "pyvips"):
             case = {"kind": "peer", "reader": peer, "slide": str(slide), "size": 256, "threads": cores()}
             answer = _child("mhs_ray.bench._tile_readers", json.dumps({**case, "tissue": True}))
             if "error" not in answer:
-                return float(answer["wall_s"]), peer
+                return float(answer["wall_s"]) + float(answer["plan_s"]), peer
         case = {"kind": "peer", "reader": "openslide", "slide": str(slide), "size": 256, "threads": cores()}
         answer = _child("mhs_ray.bench._tile_readers", json.dumps({**case, "tissue": True, "sample": self._sample}))
         with open_tile_reader(slide) as reader:
             count = len(reader.plan(TileRequest(256, edge="drop"), tissue=True))
-        return float(answer["wall_s"]) / answer["tiles"] * count, "openslide"
+        return float(answer["wall_s"]) / answer["tiles"] * count + float(answer["plan_s"]), "openslide"
 
     def _note(self, raw: dict[str, list[float]], key: str, per: str, **case: Any) -> None:
         if key in self._missing:
@@ -257,35 +232,13 @@ def _flow(rates: list[float], local: float | None) -> dict[str, Any]:
     }
 
 
-def _timed_first(url: str, blocks: Path, request: TileRequest) -> float:
-    begun = time.perf_counter()
-    with open_tile_reader(url, remote=_options(blocks)) as reader:
-        plan = reader.plan(request)
-        first = reader.batches(plan, BatchLimits(batch=1))
-        next(first)
-        passed = time.perf_counter() - begun
-        first.close()  # type: ignore[attr-defined]
-    return passed
-
-
-def _options(blocks: Path) -> RemoteOptions:
-    return RemoteOptions(policy=UrlPolicy(allow_private=True), blocks=BlockCache(blocks))
-
-
-def _padded(slide: Path, to: Path) -> None:
-    """A copy with nothing behind its end, up to a gigabyte: what is not asked for is not sent."""
-    with slide.open("rb") as source, to.open("wb") as sink:
-        os.sendfile(sink.fileno(), source.fileno(), 0, slide.stat().st_size)
-        sink.truncate(max(_GIGABYTE, slide.stat().st_size))
-
-
 def _ratio(ours: float | None, other: float | None) -> float | None:
     return round(ours / other, 3) if ours and other else None
 
 
 BENCHMARK: Final = Benchmark(
     "tiles",
-    "tiles a second: ours beside the bare JPEG decoder, OpenSlide, cuCIM, pyvips and others; through actors, a "
-    "container's feed and a slow line; and memory",
+    "tiles a second: ours beside the bare JPEG decoder, OpenSlide, cuCIM, pyvips and others; through actors, into a "
+    "container, from S3 over a slow line; and memory",
     run,
 )

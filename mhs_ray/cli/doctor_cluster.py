@@ -66,7 +66,7 @@ def _secrets(settings: Settings) -> Iterator[Check]:
     from mhs_ray.platform.secrets import keys_of
 
     try:
-        keys_of(settings)
+        keys_of(settings, write=False)
     except (MhsError, OSError) as error:
         yield Check("keys", "wrong", str(error), "`mhs secrets check` says where each one comes from")
     else:

@@ -62,7 +62,7 @@ def check() -> None:
     given = given_secrets(settings.secrets)
     if settings.database_url is not None:
         given[DATABASE_URL] = "set"
-    keys_of(settings)
+    keys_of(settings, write=False)  # a running platform's files stay as they are
     home = settings.home / "keys"
     places = {name: "given" if name in given else str(home / name) for name in KEY_NAMES}
     places[DATABASE_URL] = "given" if DATABASE_URL in given else "SQLite in the home folder"

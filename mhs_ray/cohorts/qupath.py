@@ -1,7 +1,8 @@
 """A QuPath project of a cohort: one entry per slide, and a script that imports each slide's annotations.
 
-What QuPath itself stores per image (``data.qpdata``, Java objects) is left to QuPath: run ``import_results.groovy`` for
-the project once, and it is made.
+What QuPath itself stores per image (``data.qpdata``, serialized Java objects) is the only place where it looks for a
+slide's annotations when it opens it, and is left to QuPath: run ``import_results.groovy`` for the project once, in its
+window or by ``QuPath script --save``, and it is made.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _NOT_OPENSLIDE: Final = frozenset({"czi", "dicom", "zip"})
 _NAMES: Final = uuid.UUID("3d4dfb6c-3b7e-4d0f-8b51-5a0f6a6f1b57")
 SCRIPT: Final = """\
 // Imports the results of a cohort. In QuPath: Automate > Project scripts > import_results, then Run > Run for project.
+// Without a window: QuPath script --project=project.qpproj --save scripts/import_results.groovy
 import qupath.lib.io.GsonTools
 
 def files = GsonTools.getInstance().fromJson(new File(buildFilePath(PROJECT_BASE_DIR, 'results.json')).text, Map)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from mhs_ray.domain.settings import WarmNodes
+from mhs_ray.domain.sections import WarmNodes
 
 
 def nodes_wanted(rules: Sequence[WarmNodes], now: datetime) -> dict[str, int]:

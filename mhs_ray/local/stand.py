@@ -22,7 +22,8 @@ from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
 from mhs_ray.domain.env import EnvVar
 from mhs_ray.domain.errors import Fault, InvalidInputError
 from mhs_ray.domain.models import Job, Principal, Provider, Role, ScanStatus
-from mhs_ray.domain.settings import BlobSettings, ClusterSettings, SecretSettings, Settings, TechcyteSettings
+from mhs_ray.domain.sections import BlobSettings, ClusterSettings, SecretSettings, TechcyteSettings
+from mhs_ray.domain.settings import Settings
 from mhs_ray.engines import labels
 from mhs_ray.engines.pause import ensure_pause_image
 from mhs_ray.engines.reaper import reap

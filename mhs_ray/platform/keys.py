@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -64,19 +65,24 @@ def fresh_key(name: str) -> bytes:
     return _FRESH[name]()
 
 
-def load_keys(folder: Path, given: Mapping[str, str] | None = None) -> Keys:
+def load_keys(folder: Path, given: Mapping[str, str] | None = None, *, write: bool = True) -> Keys:
     """Return the keys in `folder`, making those that are missing. given: keys that come from elsewhere, by name.
 
-    Raises ValueError that names a key which is not of its form.
+    write: whether files are made; else what would be made is made up. Raises ValueError that names a key which is not
+    of its form.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     elsewhere = given or {}
-    with FileLock(folder / ".lock"):
+    with ExitStack() as stack:
+        if write:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            stack.enter_context(FileLock(folder / ".lock"))
 
         def read(name: str) -> str:
-            if name in elsewhere and name != "ray-token":
+            if name in elsewhere and (name != "ray-token" or not write):
                 return elsewhere[name].strip()
             path = folder / name
+            if not write and not path.exists():
+                return fresh_key(name).decode()
             if name in elsewhere:  # Ray itself reads this one from its file
                 if not path.exists() or path.read_text().strip() != elsewhere[name].strip():
                     write_private(path, elsewhere[name].strip().encode() + b"\n")

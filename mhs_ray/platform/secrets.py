@@ -15,7 +15,8 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from mhs_ray.domain.errors import MhsError
-from mhs_ray.domain.settings import SecretSettings, Settings
+from mhs_ray.domain.sections import SecretSettings
+from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.keys import KEY_NAMES, Keys, fresh_key, load_keys
 
 DATABASE_URL: Final = "database-url"
@@ -25,8 +26,8 @@ class SecretError(MhsError):
     """A secret is missing or cannot be had; the message names it, never its value."""
 
 
-def keys_of(settings: Settings) -> Keys:
-    """Return the platform's keys. Raises SecretError."""
+def keys_of(settings: Settings, *, write: bool = True) -> Keys:
+    """Return the platform's keys. write: see `load_keys`; False where they are only looked at. Raises SecretError."""
     given = given_secrets(settings.secrets)
     elsewhere = kept_elsewhere(settings)
     missing = [name for name in KEY_NAMES if name not in given]
@@ -36,7 +37,7 @@ def keys_of(settings: Settings) -> Keys:
             "but keep the vault and tokens of a platform that has run before"
         )
     try:
-        return load_keys(settings.home / "keys", given)
+        return load_keys(settings.home / "keys", given, write=write)
     except ValueError as error:
         raise SecretError(f"a key is not of its form: {error}; `mhs secrets new` shows each one's") from None
 

@@ -25,7 +25,7 @@ from mhs_ray.domain.cohorts import (
 )
 from mhs_ray.domain.errors import ConflictError, Fault, InvalidInputError, NotFoundError
 from mhs_ray.domain.models import Principal, Provider
-from mhs_ray.domain.settings import CohortSettings
+from mhs_ray.domain.sections import CohortSettings
 from mhs_ray.services.cohort_check import ManifestRow, SlideCheck
 from mhs_ray.services.containers import AlgorithmService
 from mhs_ray.services.jobs import JobService

@@ -17,7 +17,8 @@ from mhs_ray.auth.oidc import Outsiders
 from mhs_ray.auth.tokens import Tokens
 from mhs_ray.domain.errors import Fault, InvalidInputError
 from mhs_ray.domain.models import Role
-from mhs_ray.domain.settings import RegistrySettings, Settings
+from mhs_ray.domain.sections import RegistrySettings
+from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.platform.keys import Keys
 from mhs_ray.platform.secrets import keys_of, with_secrets

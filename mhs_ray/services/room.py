@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Final
 
 from mhs_ray.domain.errors import BlobsFullError
-from mhs_ray.domain.settings import BlobSettings
+from mhs_ray.domain.sections import BlobSettings
 from mhs_ray.ports import BlobStore
 from mhs_ray.store.blobs.local import LocalBlobs
 

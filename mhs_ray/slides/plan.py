@@ -105,9 +105,19 @@ class TilePlan:
         scale = self.factor * self.downsample
         return self.size.width * scale, self.size.height * scale
 
+    @property
+    def box(self) -> PixelSize:
+        """The box of a tile in whole level-0 pixels."""
+        return PixelSize(max(1, round(self.extent[0])), max(1, round(self.extent[1])))
+
     def take(self, indices: NDArray[np.int64]) -> TilePlan:
         """Return the plan of these tiles only, in this order."""
         return replace(self, column=self.column[indices], row=self.row[indices])
+
+    def where(self, wanted: HasTissue) -> TilePlan:
+        """Return the plan of those tiles whose box is wanted."""
+        kept = [wanted(Level0Point(int(x), int(y)), self.box) for x, y in zip(self.x, self.y, strict=True)]
+        return self.take(np.flatnonzero(np.array(kept, bool)))
 
     def table(self) -> pa.Table:
         """Return one row per tile: slide, level, x, y (level-0 pixels), mpp."""
@@ -185,9 +195,7 @@ def plan_tiles(name: str, facts: SlideFacts, request: TileRequest, wanted: HasTi
     )
     if wanted is None:
         return plan
-    box = PixelSize(max(1, round(plan.extent[0])), max(1, round(plan.extent[1])))
-    kept = [wanted(Level0Point(int(x), int(y)), box) for x, y in zip(plan.x, plan.y, strict=True)]
-    return plan.take(np.flatnonzero(np.array(kept, bool)))
+    return plan.where(wanted)
 
 
 def _steps(length: int, stride: float, size: float, edge: str) -> int:

@@ -37,7 +37,8 @@ from mhs_ray.slides.url_guard import UrlPolicy
 
 log = logging.getLogger(__name__)
 
-_RUN: Final = 16  # blocks in one request: 2 MiB, so that the first tiles do not wait for a long answer
+_RUN: Final = 16  # blocks in one request, 2 MiB
+_FIRST_RUN: Final = 2  # it doubles from here: all answers share the line, and the first tiles need the first one
 _HOT: Final = 64  # blocks kept in memory: a tile is much smaller than a block
 _CONNECTIONS: Final = 8
 _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -70,6 +71,7 @@ class RemoteFile:
         self.requests, self.fetched_bytes = 0, 0
         self._total: int | None = None
         self._version: str | None = None
+        self._run = _FIRST_RUN
         self._lock = threading.RLock()  # a future that is done already calls back at once
         self._under_way: dict[int, Future[None]] = {}
         self._hot: OrderedDict[int, bytes] = OrderedDict()
@@ -176,9 +178,11 @@ class RemoteFile:
             ]
             runs: list[tuple[int, int]] = []  # first, last
             for number in missing:
-                if runs and number - runs[-1][1] <= 2 and number - runs[-1][0] < _RUN:
+                if runs and number - runs[-1][1] <= 2 and number - runs[-1][0] < self._run:
                     runs[-1] = (runs[-1][0], number)
                 else:
+                    if runs and runs[-1][1] > runs[-1][0]:
+                        self._run = min(_RUN, 2 * self._run)
                     runs.append((number, number))
             for first, last in runs:
                 future = self._pool.submit(self._fetch, first, last - first + 1)

@@ -75,10 +75,11 @@ class TileReader:
 
     def plan(self, request: TileRequest, *, tissue: bool | Tissue = False, wanted: HasTissue | None = None) -> TilePlan:
         """Return the coordinates of the tiles that `request` means; see `plan_tiles`. tissue: leave out the glass."""
+        plan = plan_tiles(self.name, self.facts, request)
         if tissue is not False:
             found = self.tissue(Tissue() if tissue is True else tissue)
-            wanted = found.has_tissue if wanted is None else _both(found.has_tissue, wanted)
-        return plan_tiles(self.name, self.facts, request, wanted)
+            plan = plan.take(np.flatnonzero(found.have_tissue(plan.x, plan.y, plan.box)))
+        return plan if wanted is None else plan.where(wanted)
 
     def tissue(self, how: Tissue | None = None) -> TissueMap:
         """Return where the tissue is; the last answer is kept."""
@@ -108,10 +109,6 @@ class TileReader:
 
 def _last_part(url: str) -> str:
     return urlsplit(url).path.rsplit("/", 1)[-1] or "slide"
-
-
-def _both(one: HasTissue, other: HasTissue) -> HasTissue:
-    return lambda origin, size: one(origin, size) and other(origin, size)
 
 
 def _open_local(path: Path, name: str, owned: ExitStack | None = None) -> TileReader:

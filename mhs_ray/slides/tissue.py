@@ -134,18 +134,31 @@ class TissueMap:
 
     def share_of(self, origin: Level0Point, size: PixelSize) -> float:
         """Return the part of a box that is tissue. origin, size: both in level-0 pixels; outside there is none."""
+        return float(self.shares_of(np.array([origin.x]), np.array([origin.y]), size)[0])
+
+    def shares_of(self, x: NDArray[np.int64], y: NDArray[np.int64], size: PixelSize) -> NDArray[np.float64]:
+        """Return `share_of` of many boxes of one size at once: a plan asks for tens of thousands."""
         height, width = self.mask.shape
-        x0, x1 = origin.x * self._scale_x, (origin.x + size.width) * self._scale_x
-        y0, y1 = origin.y * self._scale_y, (origin.y + size.height) * self._scale_y
-        left, right = (int(np.clip(v, 0, width)) for v in (np.floor(x0), max(np.ceil(x1), np.floor(x0) + 1)))
-        top, bottom = (int(np.clip(v, 0, height)) for v in (np.floor(y0), max(np.ceil(y1), np.floor(y0) + 1)))
+        left, right = _covered(x, size.width, self._scale_x, width)
+        top, bottom = _covered(y, size.height, self._scale_y, height)
         area = (right - left) * (bottom - top)
-        if not area:
-            return 0.0
         table = self._integral
         inside = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
-        return float(inside) / area
+        return np.asarray(inside / np.maximum(area, 1), np.float64)
 
     def has_tissue(self, origin: Level0Point, size: PixelSize) -> bool:
         """Say whether a box in level-0 pixels counts as tissue."""
         return self.share_of(origin, size) >= self._params.min_share
+
+    def have_tissue(self, x: NDArray[np.int64], y: NDArray[np.int64], size: PixelSize) -> NDArray[np.bool_]:
+        """Return `has_tissue` of many boxes of one size at once."""
+        return self.shares_of(x, y, size) >= self._params.min_share
+
+
+def _covered(
+    begin: NDArray[np.int64], length: int, scale: float, end: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first and the one behind the last pixel of the mask that each stretch of level-0 pixels touches."""
+    first = np.floor(begin * scale)
+    last = np.maximum(np.ceil((begin + length) * scale), first + 1)
+    return np.clip(first, 0, end).astype(np.int64), np.clip(last, 0, end).astype(np.int64)

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 
 from mhs_ray import __version__
-from mhs_ray.domain.settings import TelemetrySettings
+from mhs_ray.domain.sections import TelemetrySettings
 from mhs_ray.domain.states import JobEvent
 from mhs_ray.results.outbox import Decision, DeliveryState
 from mhs_ray.store.sql.attempts import Attempts

@@ -26,7 +26,7 @@ from mhs_ray.attempt.order import ContainerExit, Outcome
 from mhs_ray.dispatch.dispatcher import AttemptKey, Dispatcher
 from mhs_ray.domain.errors import ConflictError
 from mhs_ray.domain.failures import Failure, FailureCode
-from mhs_ray.domain.settings import JobSettings
+from mhs_ray.domain.sections import JobSettings
 from mhs_ray.domain.states import JobEvent, JobState
 from tests.simulation.stores import MemoryJob, MemoryJobs, MemoryResults
 

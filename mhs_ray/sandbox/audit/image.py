@@ -102,7 +102,7 @@ def interpreter_files(engine: str, modules_used: Iterable[str]) -> dict[str, Pat
     for library in {Path(name).resolve() for name in mapped if ".so" in Path(name).name}:
         if library.is_relative_to(stdlib.resolve()):
             continue
-        files |= {f"lib/{name}": library for name in _names(library)}
+        files |= {f"lib/{name}": library for name in library_names(library)}
         if library.name.startswith("ld-"):
             files["lib/loader"] = library
     return files
@@ -120,7 +120,7 @@ def _imports() -> list[str]:
     return sorted(found)
 
 
-def _names(library: Path) -> Iterator[str]:
+def library_names(library: Path) -> Iterator[str]:
     """Yield the names that programs ask a library by: its file's, and those of the links to it beside."""
     yield library.name
     for other in library.parent.iterdir():

@@ -24,7 +24,8 @@ from mhs_ray.auth.tokens import AttemptIdentity
 from mhs_ray.domain.errors import NotFoundError
 from mhs_ray.domain.failures import Failure
 from mhs_ray.domain.models import ImageRef, Job
-from mhs_ray.domain.settings import ApiSettings, JobSettings, Settings
+from mhs_ray.domain.sections import ApiSettings, JobSettings
+from mhs_ray.domain.settings import Settings
 from mhs_ray.domain.states import JobEvent
 from mhs_ray.domain.verdict import judge
 from mhs_ray.engines import labels

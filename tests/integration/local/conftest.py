@@ -13,7 +13,8 @@ import pytest
 
 from mhs_ray.cli.trial import Here
 from mhs_ray.domain.env import EnvVar
-from mhs_ray.domain.settings import JobSettings, Settings
+from mhs_ray.domain.sections import JobSettings
+from mhs_ray.domain.settings import Settings
 from mhs_ray.engines.build import image_tools
 from mhs_ray.engines.docker import DockerEngine
 from mhs_ray.engines.podman import PodmanEngine

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from mhs_ray.cli.trial import Here
-from mhs_ray.domain.settings import JobSettings, Settings
+from mhs_ray.domain.sections import JobSettings
+from mhs_ray.domain.settings import Settings
 from mhs_ray.engines.podman import PodmanEngine
 from mhs_ray.local.stand import Stand
 from mhs_ray.sandbox.scratch import mounts_below
@@ -29,7 +30,8 @@ import sys
 from pathlib import Path
 from mhs_ray.cli.signals import ended_by_signals
 from mhs_ray.domain.env import EnvVar
-from mhs_ray.domain.settings import JobSettings, Settings
+from mhs_ray.domain.sections import JobSettings
+from mhs_ray.domain.settings import Settings
 from mhs_ray.engines.podman import PodmanEngine
 from mhs_ray.local.stand import Stand, Trial
 home, slide, image, program, *args = sys.argv[1:]

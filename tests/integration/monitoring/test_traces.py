@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from mhs_ray.domain.failures import Failure, FailureCode
-from mhs_ray.domain.settings import TelemetrySettings
+from mhs_ray.domain.sections import TelemetrySettings
 from mhs_ray.domain.states import JobEvent
 from mhs_ray.services.core import build_courier
 from mhs_ray.store.sql import tables as t

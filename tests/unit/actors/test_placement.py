@@ -9,7 +9,7 @@ import pytest
 from mhs_ray.actors import cluster as module
 from mhs_ray.actors.cluster import RayCluster
 from mhs_ray.domain.instances import LABEL
-from mhs_ray.domain.settings import ClusterSettings
+from mhs_ray.domain.sections import ClusterSettings
 
 NODE = "ac318d9d8f843dde6e09367da408b328e9504f21c5041d7a516779e7"
 

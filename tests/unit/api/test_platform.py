@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -12,11 +16,15 @@ import pytest
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
-from api import cohort_schemas, schemas
+from api import schemas
 from api.app import build_app
 from api.errors import KINDS, TABLE
 from api.examples import EXAMPLES
 from api.openapi import _PUBLIC
+from api.schemas.catalog import ImageOut
+from api.schemas.jobs import JobOut, TaskOut
+from api.schemas.results import ResultsOut
+from api.schemas.scans import ScanOut
 from mhs_ray.domain import errors as domain_errors
 from mhs_ray.domain.models import Principal, Role
 from mhs_ray.results.triage import CasePatchBody
@@ -169,16 +177,21 @@ def test_every_example_is_what_its_type_says(name: str) -> None:
         from api.errors import Problem
 
         known["Problem"] = Problem
-    wire = known.get(name) or getattr(schemas, name, None) or getattr(cohort_schemas, name)
+    [wire] = [known[name]] if name in known else {getattr(m, name) for m in _wire_modules() if hasattr(m, name)}
     TypeAdapter(wire).validate_python(EXAMPLES[name])
+
+
+def _wire_modules() -> Iterator[ModuleType]:
+    for module in pkgutil.iter_modules(schemas.__path__):
+        yield importlib.import_module(f"{schemas.__name__}.{module.name}")
 
 
 def test_the_answers_of_the_server_are_what_the_page_says(lab: Lab) -> None:
     own = _own(lab)
     for path, model in (
-        ("jobs/{job_id}", schemas.JobOut), ("tasks/{task_id}", schemas.TaskOut),
-        ("images/{image_id}", schemas.ImageOut),
-        ("tasks/{task_id}/results", schemas.ResultsOut), ("scans/{scan_id}", schemas.ScanOut),
+        ("jobs/{job_id}", JobOut), ("tasks/{task_id}", TaskOut),
+        ("images/{image_id}", ImageOut),
+        ("tasks/{task_id}/results", ResultsOut), ("scans/{scan_id}", ScanOut),
     ):  # fmt: skip
         answer = lab.http.get("/v1/" + re.sub(r"\{(\w+)\}", lambda m: own[m[1]], path)).json()
         TypeAdapter(model).validate_python(answer)

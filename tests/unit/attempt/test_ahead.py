@@ -14,7 +14,7 @@ from mhs_ray.attempt.order import Holding
 from mhs_ray.attempt.pulled import PulledImages
 from mhs_ray.domain.errors import EngineError
 from mhs_ray.domain.models import ImageRef
-from mhs_ray.domain.settings import ImageSettings
+from mhs_ray.domain.sections import ImageSettings
 from mhs_ray.ports import EngineStorage, RegistryCredential
 from mhs_ray.slides.cache import CacheLimits, SlideCache, SlideSource
 from mhs_ray.slides.demo import make_demo_slide

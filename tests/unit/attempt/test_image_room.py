@@ -16,7 +16,7 @@ from mhs_ray.attempt.image_room import make_room
 from mhs_ray.attempt.pulled import PulledImages
 from mhs_ray.domain.errors import EngineError
 from mhs_ray.domain.models import ImageRef
-from mhs_ray.domain.settings import ImageSettings
+from mhs_ray.domain.sections import ImageSettings
 from mhs_ray.ports import EngineStorage
 
 GIB = 1 << 30

@@ -31,7 +31,7 @@ from mhs_ray.attempt.warm_lease import Lease, end_others, lease
 from mhs_ray.attempt.warm_order import WarmOrder, live_hosts, warm_key, warm_of
 from mhs_ray.domain.env import EnvVar, check_env
 from mhs_ray.domain.models import ImageRef
-from mhs_ray.domain.settings import JobSettings
+from mhs_ray.domain.sections import JobSettings
 from mhs_ray.domain.warm import SOCKET_VARIABLE, Warm, parse_warm
 from mhs_ray.ports import ContainerSpec, ContainerStatus, RegistryCredential
 from mhs_ray.slides.cache import SlideSource

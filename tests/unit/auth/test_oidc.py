@@ -14,7 +14,7 @@ from mhs_ray.auth import oidc
 from mhs_ray.auth.oidc import Outsiders, client_id_of
 from mhs_ray.domain.errors import ForbiddenError, MhsError, OverloadedError, UnauthenticatedError
 from mhs_ray.domain.models import Principal, Role
-from mhs_ray.domain.settings import IssuerSettings
+from mhs_ray.domain.sections import IssuerSettings
 from mhs_ray.store.sql.companies import Companies
 from tests.oidc_fixtures import OpenIdProvider, open_id_provider
 from tests.store_fixtures import World, sqlite_db

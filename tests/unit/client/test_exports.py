@@ -10,8 +10,22 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 import mhs_ray.client
-from api import schemas as s
 from api.app import build_app
+from api.schemas.base import Wire
+from api.schemas.catalog import (
+    AlgorithmOut,
+    ContainerOut,
+    EnvVarOut,
+    ImageOut,
+    ImageVersionOut,
+    InstanceTypeOut,
+    PushInstructionsOut,
+    PushVariantOut,
+)
+from api.schemas.deliveries import DeliveryOut
+from api.schemas.jobs import FailureOut, JobEventOut, JobOut, SubmittedOut, TaskOut
+from api.schemas.results import ResultsOut, ScanResultOut
+from api.schemas.scans import ScanOut, SignedUrlOut
 from mhs_ray.client import AsyncClient, Client
 from mhs_ray.client import wire as w
 
@@ -59,15 +73,15 @@ def test_the_blocking_client_has_every_call_with_the_same_signature_and_words() 
 @pytest.mark.parametrize(
     ("told", "answered"),
     [
-        (w.InstanceType, s.InstanceTypeOut), (w.Image, s.ImageOut), (w.ImageVersion, s.ImageVersionOut),
-        (w.PushInstructions, s.PushInstructionsOut), (w.PushVariant, s.PushVariantOut), (w.EnvVar, s.EnvVarOut),
-        (w.Container, s.ContainerOut), (w.Algorithm, s.AlgorithmOut), (w.Scan, s.ScanOut),
-        (w.SignedUrl, s.SignedUrlOut), (w.Failure, s.FailureOut), (w.Job, s.JobOut), (w.Task, s.TaskOut),
-        (w.Submitted, s.SubmittedOut), (w.JobEvent, s.JobEventOut), (w.ScanResult, s.ScanResultOut),
-        (w.Results, s.ResultsOut), (w.Delivery, s.DeliveryOut),
+        (w.InstanceType, InstanceTypeOut), (w.Image, ImageOut), (w.ImageVersion, ImageVersionOut),
+        (w.PushInstructions, PushInstructionsOut), (w.PushVariant, PushVariantOut), (w.EnvVar, EnvVarOut),
+        (w.Container, ContainerOut), (w.Algorithm, AlgorithmOut), (w.Scan, ScanOut),
+        (w.SignedUrl, SignedUrlOut), (w.Failure, FailureOut), (w.Job, JobOut), (w.Task, TaskOut),
+        (w.Submitted, SubmittedOut), (w.JobEvent, JobEventOut), (w.ScanResult, ScanResultOut),
+        (w.Results, ResultsOut), (w.Delivery, DeliveryOut),
     ],
 )  # fmt: skip
-def test_what_the_client_declares_is_what_the_api_answers(told: type, answered: type[s.Wire]) -> None:
+def test_what_the_client_declares_is_what_the_api_answers(told: type, answered: type[Wire]) -> None:
     ours = get_type_hints(told)
     fields = {field.alias or name: field for name, field in answered.model_fields.items()}
     assert ours.keys() == fields.keys()

@@ -11,7 +11,8 @@ from mhs_ray.actors import cluster
 from mhs_ray.actors.cluster import RayCluster
 from mhs_ray.domain.errors import InvalidInputError
 from mhs_ray.domain.instances import INSTANCE_TYPES, LABEL
-from mhs_ray.domain.settings import ClusterSettings, Settings
+from mhs_ray.domain.sections import ClusterSettings
+from mhs_ray.domain.settings import Settings
 from mhs_ray.platform.endpoints import Endpoints
 from mhs_ray.services.policy import open_blobs
 from mhs_ray.store.blobs.s3 import S3Blobs

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mhs_ray.domain.instances import INSTANCE_TYPES
-from mhs_ray.domain.settings import CohortSettings
+from mhs_ray.domain.sections import CohortSettings
 
 PAGES = Path(__file__).resolve().parents[3] / "docs" / "operations"
 OURS = ("alerts", "backup", "capacity", "cost", "monitoring", "upgrade")

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from mhs_ray.dispatch.schedule import nodes_wanted
-from mhs_ray.domain.settings import WarmNodes
+from mhs_ray.domain.sections import WarmNodes
 
 ZURICH = ZoneInfo("Europe/Zurich")
 

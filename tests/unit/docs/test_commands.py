@@ -16,6 +16,7 @@ from tests.docs_pages import (
     REASONS,
     ROOT,
     Block,
+    bare_commands,
     blocks,
     commands,
     faults,
@@ -25,9 +26,6 @@ from tests.docs_pages import (
 )
 
 ROOT_COMMAND = typer.main.get_command(app)
-OURS = {"tutorial.md", *(f"how-to/{n}.md" for n in (
-    "deliveries", "push-an-image", "qupath", "results-in-python", "security", "techcyte-webhook", "tile-feed",
-))}  # fmt: skip
 
 
 def calls_of(page: Path) -> Iterator[tuple[str, list[str]]]:
@@ -43,7 +41,7 @@ def calls_of(page: Path) -> Iterator[tuple[str, list[str]]]:
             continue
         for words in mhs_calls(code):
             yield f"{page.relative_to(ROOT)}: `{code}`", words
-    for line in re.findall(r"^ {4}(mhs .+)$", text, re.MULTILINE):
+    for line in re.findall(r"^ {4}(mhs .+)$", text, re.MULTILINE):  # of the README; no page has any
         for words in mhs_calls(re.sub(r"\s{3,}.*|\s→.*", "", line)):
             yield f"{page.relative_to(ROOT)}: {line}", words
 
@@ -75,11 +73,33 @@ def test_here_documents_and_continued_lines_are_one_command_each() -> None:
     assert list(commands(console)) == ["mhs up"]
 
 
-def test_the_tutorial_and_the_how_tos_are_run_and_what_is_not_run_says_what_it_needs() -> None:
-    run = {str(p.relative_to(DOCS)) for p in run_pages()}
-    assert run >= OURS
-    for page in run_pages():
-        for block in blocks(page):
-            if block.is_shell and block.title:
-                assert block.title in REASONS, block.where
-    assert (DOCS / "tutorial.md").read_text().count("```sh\n") >= 8
+@pytest.mark.parametrize("page", pages(), ids=lambda p: str(p.relative_to(DOCS)))
+def test_every_command_of_a_page_is_run_or_says_why_not(page: Path) -> None:
+    assert bare_commands(page) == [], "put it into a block of `sh`"
+    for block in blocks(page):
+        assert not block.not_run or block.not_run in REASONS, block.where
+        assert not block.remark or block.is_shell or block.language == "python", block.where
+    stray = re.findall(r"<!-- (?:not run|ends with).*", page.read_text())
+    assert len(stray) == sum(bool(b.remark) for b in blocks(page)), "such a remark stands on the line before a block"
+
+
+def test_most_commands_are_run() -> None:
+    shell = [b for page in pages() for b in blocks(page) if b.is_shell]
+    ran = sum(len(list(commands(b))) for b in shell if b.is_run)
+    assert ran >= 2 * sum(len(list(commands(b))) for b in shell if not b.is_run)
+    tutorial = [b for b in blocks(DOCS / "tutorial.md") if b.is_shell and b.is_run]
+    assert len(tutorial) >= 8
+    assert DOCS / "tutorial.md" in run_pages()
+
+
+def test_a_command_outside_of_a_block_and_remarks_before_blocks_are_seen(tmp_path: Path) -> None:
+    page = tmp_path / "a.md"
+    page.write_text(
+        "# T\n\n    mhs up    starts it\n\n- a list\n\n      ray drain-node --x\n\n```\nkubectl get pods\n```\n\n"
+        '    A=1\n    {"a": 1}\n\n<!-- not run: too long -->\n```sh\nmhs bench x\n```\n\n'
+        '<!-- ends with 4 -->\n```sh\nmhs x\n```\n\n```python title="a.py, in place of b"\n```\n'
+    )
+    assert len(bare_commands(page)) == 3
+    bare, long, ends, python = blocks(page)
+    assert (long.not_run, long.is_run, long.where) == ("too long", False, "a.md:17")
+    assert (ends.ends_with, ends.is_run, python.is_run, bare.is_run) == (4, True, True, False)

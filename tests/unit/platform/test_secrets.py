@@ -105,6 +105,23 @@ def test_a_folder_that_lacks_a_key_never_gets_a_new_one(tmp_path: Path) -> None:
     assert not (tmp_path / "h" / "keys" / "vault").exists()
 
 
+def test_a_check_of_keys_leaves_those_of_the_platform_that_runs_as_they_are(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    own = keys_of(Settings(home=home))
+    before = {f.name: f.read_bytes() for f in (home / "keys").iterdir()}
+    CliRunner().invoke(app, ["secrets", "new", "--directory", str(tmp_path / "k")])
+    given = {"MHS_SECRETS__DIRECTORY": str(tmp_path / "k")}
+    done = CliRunner().invoke(app, ["secrets", "check"], env=given)
+    assert (done.exit_code, done.output.count("given")) == (0, len(KEY_NAMES)), done.output
+    assert {f.name: f.read_bytes() for f in (home / "keys").iterdir()} == before
+    assert keys_of(Settings(home=home)) == own
+    elsewhere = CliRunner().invoke(app, ["secrets", "check"], env={"MHS_HOME": str(tmp_path / "new")})
+    assert elsewhere.exit_code == 0
+    assert not (tmp_path / "new").exists(), "a check makes no keys"
+    (tmp_path / "k" / "vault").write_text("no-k3y")
+    assert CliRunner().invoke(app, ["secrets", "check"], env=given).exit_code == 1
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(SecretError, match="/gone cannot be read"):
         keys_of(Settings(home=tmp_path / "h", secrets={"directory": tmp_path / "gone"}))  # type: ignore[arg-type]

@@ -73,6 +73,24 @@ def test_a_box_outside_the_slide_has_no_tissue_and_a_method_of_ones_own_is_used(
             TissueMap(reader, method=lambda rgb: np.ones((3, 3), bool))
 
 
+def test_many_boxes_at_once_have_the_tissue_that_each_covers_of_the_mask(demo: DemoSlide) -> None:
+    with open_slide(demo.path) as reader:
+        tissue = TissueMap(reader)
+    height, width = tissue.mask.shape
+    across, down = demo.width / width, demo.height / height
+    rng = np.random.default_rng(3)
+    x, y = rng.integers(-400, demo.width + 100, 300), rng.integers(-400, demo.height + 100, 300)
+    for size in (PixelSize(1, 1), PixelSize(256, 200), PixelSize(5000, 3)):
+        shares = tissue.shares_of(x, y, size)
+        for left, top, share in zip(x.tolist(), y.tolist(), shares.tolist(), strict=True):
+            columns = [c for c in range(width) if (c + 1) * across > left and c * across < left + size.width]
+            rows = [r for r in range(height) if (r + 1) * down > top and r * down < top + size.height]
+            expected = tissue.mask[np.ix_(rows, columns)].mean() if rows and columns else 0.0
+            assert share == pytest.approx(expected), (left, top, size)
+            assert tissue.share_of(Level0Point(left, top), size) == share
+        assert (tissue.have_tissue(x, y, size) == (shares >= TissueParams().min_share)).all()
+
+
 def test_a_mask_of_grey_pixels_is_refused() -> None:
     with pytest.raises(SlideError, match="RGB"):
         tissue_mask(np.zeros((4, 4), np.uint8), TissueParams())

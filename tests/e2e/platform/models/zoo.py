@@ -40,6 +40,16 @@ def wait_for_go():
 behaviour = os.environ["BEHAVIOUR"]
 if behaviour == "post":
     post(results(summary="fine"))
+elif behaviour == "mark":
+    ring = [[0, 0], [256, 0], [256, 256], [0, 256], [0, 0]]
+    square = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"annotation_type": "tissue", "score": 0.5},
+    }
+    marked = results(summary="one square")
+    marked["scanResults"][0]["geojson"] = {"type": "FeatureCollection", "features": [square]}
+    post(marked)
 elif behaviour == "silent":
     print("nothing to say")
 elif behaviour == "invalid":

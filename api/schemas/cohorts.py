@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from api.schemas import Body, Text, Wire
+from api.schemas.base import Body, Text, Wire
 from mhs_ray.domain.cohorts import CohortSlide, CohortState, RowFault, SlideState
 from mhs_ray.services.cohorts import MAX_PIECE, MAX_ROWS, Standing
 

@@ -1,0 +1,1 @@
+"""Wire types of ``/v1``, a module for each group of routes."""

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 _MAX_BATCH = 64
 _MAX_WAITING = 2000
-_BREATH_S = 0.02
+_BREATH_S = 0.05
+_GATHER_S = 0.002
 
 Waiting = tuple[Submission, "asyncio.Future[Submitted]"]
 
@@ -62,11 +63,15 @@ class Intake:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _run(self) -> None:
+        busy = False
         while True:
             batch = [await self._queue.get()]
+            if busy:  # more are on their way: a transaction of two costs hardly more than one of one
+                await asyncio.sleep(_GATHER_S)
             with contextlib.suppress(asyncio.QueueEmpty):
                 while len(batch) < _MAX_BATCH:
                     batch.append(self._queue.get_nowait())
+            busy = len(batch) > 1
             loop = asyncio.get_running_loop()
             outcomes = await loop.run_in_executor(self._thread, self._commit, [s for s, _ in batch])
             for (_, done), outcome in zip(batch, outcomes, strict=True):

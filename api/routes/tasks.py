@@ -21,6 +21,7 @@ from api.deps import (
     read_body,
     writer,
 )
+from api.direct import DirectRoute
 from api.schemas.base import PageOut
 from api.schemas.jobs import JobOut, SubmittedOut, TaskIn, TaskOut
 from api.webhook_example import WEBHOOK_EXAMPLE
@@ -61,11 +62,12 @@ async def _submit(request: Request, core: Core, submission: Submission) -> Respo
         }
     },
 )
-async def webhook(request: Request, core: CoreDep) -> Response:
+async def webhook(request: Request) -> Response:
     """Each scan of the request becomes one job. Committed before the answer; the same `task_id` again adds nothing.
 
     Signed with the company's webhook secret (`X-MHS-Signature`), with that secret as a bearer token, or as a client.
     """
+    core: Core = request.app.state.core
     signature = request.headers.get(HEADER)
     token = request.headers.get("authorization", "").partition(" ")[2].strip()
     by_secret = signature is not None or token.startswith(PREFIX)
@@ -103,8 +105,18 @@ def _read(body: bytes) -> dict[str, Any]:
     return posted
 
 
-@router.post(
+async def create_task(request: Request, who: WriterDep, body: TaskIn) -> Response:
+    """One job per scan. Committed before the answer."""
+    core: Core = request.app.state.core
+    submission = from_api(who, host=core.settings.host, **body.model_dump())
+    return await _submit(request, core, submission)
+
+
+router.add_api_route(
     "/v1/tasks",
+    create_task,
+    methods=["POST"],
+    route_class_override=DirectRoute,
     tags=["tasks"],
     summary="Make an AI request",
     status_code=201,
@@ -114,11 +126,6 @@ def _read(body: bytes) -> dict[str, Any]:
         **problems(503, 507),
     },
 )
-async def create_task(request: Request, who: WriterDep, body: TaskIn) -> Response:
-    """One job per scan. Committed before the answer."""
-    core: Core = request.app.state.core
-    submission = from_api(who, host=core.settings.host, **body.model_dump())
-    return await _submit(request, core, submission)
 
 
 @router.get("/v1/tasks", tags=["tasks"], summary="List tasks")

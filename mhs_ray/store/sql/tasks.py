@@ -47,6 +47,7 @@ class Tasks:
 
     def __init__(self, db: Database, *, delivers: bool = False) -> None:
         self._db, self._delivers = db, delivers
+        self._no_urls = db.vault.seal({})
 
     def submit(self, submission: Submission) -> Submitted:
         """Commit a task and its jobs. The same number again adds nothing. Raises InvalidInputError."""
@@ -174,7 +175,7 @@ class Tasks:
             "container_id": container.id, "container_name": container.name,
             "image_version_id": image.current_version_id, "image_digest": image.digest,
             "instance_type": container.instance_type, "time_limit_s": container.time_limit_s,
-            "env": container.env, "slide": self._db.vault.seal({"urls": list(urls)} if urls else {}),
+            "env": container.env, "slide": self._db.vault.seal({"urls": list(urls)}) if urls else self._no_urls,
             "retry_exit_codes": container.retry_exit_codes, "max_model_retries": container.max_model_retries,
             "priority": PRIORITY_RANK[s.priority], "state": JobState.QUEUED, "created_by": s.by,
             "usable_until": self._usable_until(urls, s),

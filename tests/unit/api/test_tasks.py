@@ -215,6 +215,23 @@ def test_a_faulty_task_is_refused_at_its_field(lab: Lab, change: dict[str, Any],
     assert lab.http.get("/v1/tasks").json()["items"] == []
 
 
+@pytest.mark.parametrize(
+    ("body", "kind", "told"),
+    [
+        (b"", "application/json", "$: Field required"),
+        (b"{", "application/json", "$: the body is no JSON"),
+        (b"[]", "application/json; charset=utf-8", "$: Input should be an object"),
+        (b"{}", "text/plain", "$: the body must be sent as Content-Type: application/json"),
+        (b"{}", "", "$: the body must be sent as Content-Type: application/json"),
+        (b"{}", "application/vnd.lab+json", "$.scan_ids: Field required"),
+    ],
+)
+def test_a_task_that_is_no_json_of_ours_is_refused(lab: Lab, body: bytes, kind: str, told: str) -> None:
+    answer = lab.http.post("/v1/tasks", content=body, headers={"Content-Type": kind})
+    problem(answer, 422, "invalid-input")
+    assert told in answer.json()["detail"]
+
+
 def test_jobs_are_cancelled_and_rerun(lab: Lab) -> None:
     job = lab.job()
     path = f"/v1/jobs/{job.id}"
@@ -292,6 +309,28 @@ def test_submissions_that_come_together_are_committed_together(world: World) -> 
     assert all(isinstance(r, Submitted) and r.created for r in results)
     assert [r.task.number for r in results] == list(range(1, 51)), "each gets its own answer"
     assert (commits, wakes, _rows(world)) == (2, 2, 50)
+
+
+def test_many_submissions_wake_the_dispatcher_seldom_and_the_last_one_is_told(world: World) -> None:
+    submissions = _submissions(world, 31)
+
+    async def run() -> list[int]:
+        told: list[int] = []
+        made = 0
+        intake = Intake(world.db, world.tasks, lambda: told.append(made))
+        for submission in submissions[:30]:
+            made += 1
+            await intake.submit(submission)
+        await asyncio.sleep(0.2)
+        told.append(made)
+        await intake.submit(submissions[30])
+        await intake.close()
+        return told
+
+    told = asyncio.run(run())
+    assert told[0] == 1  # the first at once
+    assert len(told) < 32
+    assert told[-3:] == [30, 30, 30]  # the last of them too, and the one after a while at once
 
 
 def test_a_faulty_submission_fails_alone(world: World) -> None:

@@ -67,7 +67,7 @@ def test_nothing_is_left_of_a_trial_that_did_not_end_by_itself(
     def left() -> list[str]:
         return [c.name for c in podman_engine.containers(f"mhs.platform={own}")]
 
-    assert len(left()) == 2
+    assert left()
     child.send_signal(how)
     child.wait(60)
     if how is signal.SIGKILL:

@@ -56,7 +56,10 @@ class DispatcherShell:
         self._core = build_core_patiently(settings, Endpoints.of(settings))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cluster = RayCluster(settings.cluster, self._launched)
-        self._ahead = Ahead(self._core, RayNodes(settings.cluster), self._errand_done, removals_counter())
+        self._count_removal = removals_counter()
+        self._ahead = Ahead(
+            self._core, RayNodes(settings.cluster), self._errand_done, lambda gone: self._count_removal(gone.why)
+        )
         self._looking: asyncio.Task[None] | None = None
         self._dispatcher = Dispatcher(self._core, self._cluster, prefer=self._ahead.prefer)
         self._wake = asyncio.Event()
@@ -244,6 +247,7 @@ class DispatcherShell:
                         outcome: Outcome | None = await actor.run.remote(order)
                         starting.cancel()
                         if outcome is not None:
+                            self._tell_removals(node, outcome)
                             await self._stored(self._dispatcher.settle, key, outcome)
                     break
                 except ray.exceptions.ActorUnavailableError:
@@ -258,6 +262,11 @@ class DispatcherShell:
             self._clean.discard(self._placed.pop(key, ""))
             self._waiting.pop(key, None)
             self._wake.set()
+
+    def _tell_removals(self, node: str, outcome: Outcome) -> None:
+        for image, why in outcome.resources.get("images_removed", ()):
+            log.info("node %s removed image %s (%s)", node, image, why)
+            self._count_removal(why)
 
     async def _start(self, key: AttemptKey, actor: Any, node_id: str, instance_type: str) -> None:
         """Take in that the container runs; the node then has time to make a worker ready for the next attempt."""

@@ -8,8 +8,6 @@ from typing import Final
 
 from ray.util.metrics import Counter, Histogram
 
-from mhs_ray.attempt.image_room import RemovedImage
-
 log = logging.getLogger(__name__)
 
 _SECONDS: Final = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]
@@ -33,14 +31,7 @@ def starts_counter() -> Callable[[str], None]:
     return lambda instance_type: starts.inc(1, {"instance_type": instance_type})
 
 
-def removals_counter() -> Callable[[RemovedImage], None]:
-    """Return what counts the images that nodes removed, and the bytes that this freed."""
+def removals_counter() -> Callable[[str], None]:
+    """Return what counts the images that nodes removed, by why."""
     images = Counter("mhs_images_removed_total", "Images that nodes removed", ("why",))
-    freed = Counter("mhs_images_removed_bytes_total", "Bytes that removed images took on their nodes", ("why",))
-
-    def count(removed: RemovedImage) -> None:
-        images.inc(1, {"why": removed.why})
-        if removed.bytes:  # Ray's counters take no zero
-            freed.inc(removed.bytes, {"why": removed.why})
-
-    return count
+    return lambda why: images.inc(1, {"why": why})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from mhs_ray.attempt.image_room import RemovedImage, lacks_room, make_room
 from mhs_ray.attempt.order import Holding
@@ -18,12 +17,10 @@ from mhs_ray.slides.cache import SlideSource
 
 log = logging.getLogger(__name__)
 
-_UNPACKED: Final = 4  # an image on disk beside its compressed size, at worst in practice
-
 
 @dataclass(frozen=True, slots=True)
 class ImageToPull:
-    """An image and how to get it. size_bytes: compressed."""
+    """An image and how to get it. size_bytes: what it takes on the node at most while it is pulled."""
 
     ref: ImageRef
     size_bytes: int
@@ -76,7 +73,7 @@ def run_errand(errand: Errand, node: Node) -> Report:
         attempt(lambda: node.cache.fetch_ahead(slide))
     if errand.image is not None and not pulled.has(errand.image.ref):
         image = errand.image
-        attempt(lambda: room(_UNPACKED * image.size_bytes))
+        attempt(lambda: room(image.size_bytes))
         attempt(lambda: _pull(image, node, pulled))
     attempt(room)
     return Report(Holding(pulled.digests(), node.cache.keys()), tuple(faults), tuple(removed))
@@ -84,7 +81,7 @@ def run_errand(errand: Errand, node: Node) -> Report:
 
 def _pull(image: ImageToPull, node: Node, pulled: PulledImages) -> None:
     storage = node.engine.storage()
-    if lacks_room(storage, node.images, _UNPACKED * image.size_bytes):
+    if lacks_room(storage, node.images, image.size_bytes):
         told = f"images take {storage.image_bytes >> 20} MiB, and their disk has {storage.free_bytes >> 20} MiB free"
         raise EngineError(node.engine.name, f"pull {image.ref} ahead", told)
     node.engine.pull(image.ref, image.credential)

@@ -24,10 +24,9 @@ _DAY_S: Final = 86400
 
 @dataclass(frozen=True, slots=True)
 class RemovedImage:
-    """An image that was removed. bytes: what that freed; why: it was unused for long, or room was short."""
+    """An image that was removed. why: it was unused for long, or room was short."""
 
     ref: ImageRef
-    bytes: int
     why: Why
 
 
@@ -81,11 +80,9 @@ def _remove_oldest(
             break
         if digest in keep or not _remove(engine, pulled, names[digest]):
             continue
-        before, storage = storage, engine.storage()
-        freed = max(0, before.image_bytes - storage.image_bytes)
-        unused = (time.time() - image.used_at) / _DAY_S
-        log.info("removed image %s, unused for %.1f days: %d MiB are free again", image.ref, unused, freed >> 20)
-        yield RemovedImage(image.ref, freed, why)
+        storage = engine.storage()
+        log.info("removed image %s, unused for %.1f days", image.ref, (time.time() - image.used_at) / _DAY_S)
+        yield RemovedImage(image.ref, why)
     if lacks_room(storage, settings, need_bytes):
         log.warning(
             "images take %d MiB and leave %d MiB of their disk, and none can go: those that jobs use or need soon "

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
-from mhs_ray.attempt.image_room import make_room
+from mhs_ray.attempt.image_room import RemovedImage, make_room
 from mhs_ray.attempt.order import AttemptOrder
 from mhs_ray.attempt.pulled import PulledImages
 from mhs_ray.domain.errors import EngineError, ExecError, MhsError, SandboxError, SlideError, WeakSandboxError
@@ -86,10 +86,12 @@ def prepare(
     gate: Callable[[], None],
     say: Callable[[str], None],
     cancelled: Callable[[], bool],
+    on_removed: Callable[[RemovedImage], None] = lambda _removed: None,
 ) -> Prepared:
     """Make image, slide and sandbox ready; what must be undone is pushed on `stack`.
 
     sandbox: None where a warm container has its own. gate: raises when no job may start on this node.
+    on_removed: told of each image that went to make room for this one.
 
     Raises SlideError first of all faults, since it is the one that a person can mend.
     """
@@ -106,7 +108,9 @@ def prepare(
         # Held for as long as the attempt lasts: an image that is used is not removed.
         while not stack.enter_context(pulled.hold(order.image)):
             try:
-                make_room(engine, pulled, images, keep=pulled.needed_soon(), need_bytes=order.image_bytes)
+                keep = pulled.needed_soon()
+                for gone in make_room(engine, pulled, images, keep=keep, need_bytes=order.image_bytes):
+                    on_removed(gone)
                 engine.pull(order.image, order.pull, cancelled)
             except EngineError as error:
                 raise PullFailedError(str(error)) from error

@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from mhs_ray.attempt.image_room import RemovedImage
 from mhs_ray.attempt.logbook import LogWriter
 from mhs_ray.attempt.order import AttemptOrder, ContainerExit, Outcome
 from mhs_ray.attempt.prepare import failure_of, prepare, slide_files
@@ -94,6 +95,7 @@ class AttemptRunner:
         self._ended = threading.Event()
         self._watch = _Watch()
         self._timings: dict[str, float] = {}
+        self._removed: list[RemovedImage] = []
         self._slide_cached: bool | None = None
         self._feed: TileFeedProcess | None = None
         self._slide_sha256: tuple[str, ...] = ()
@@ -158,7 +160,7 @@ class AttemptRunner:
             ready = prepare(
                 order, node.engine, node.cache, sandbox, stack,
                 pulled=self._pulled, images=node.images, gate=node.gate, say=writer.say,
-                cancelled=self._stopped.is_set,
+                cancelled=self._stopped.is_set, on_removed=self._removed.append,
             )  # fmt: skip
             self._timings |= ready.timings
             self._slide_cached, self._slide_sha256 = ready.slide.was_cached, ready.slide.sha256
@@ -200,7 +202,7 @@ class AttemptRunner:
                 ready = prepare(
                     order, node.engine, node.cache, None, stack,
                     pulled=self._pulled, images=node.images, gate=node.gate, say=writer.say,
-                cancelled=self._stopped.is_set,
+                    cancelled=self._stopped.is_set, on_removed=self._removed.append,
                 )  # fmt: skip
             host = leasing.result()
             self._warm = {"container": host.name, "scan": host.scans + 1}
@@ -379,6 +381,7 @@ class AttemptRunner:
             "slide_sha256": list(self._slide_sha256),
             **({"tiles": self._feed.progress} if self._feed else {}),
             **({"warm": self._warm} if self._warm else {}),
+            **({"images_removed": [[str(r.ref), r.why] for r in self._removed]} if self._removed else {}),
         }
 
 

@@ -27,7 +27,7 @@ from mhs_ray.dispatch.schedule import nodes_wanted
 from mhs_ray.domain.models import ImageRef, Job
 from mhs_ray.domain.states import JobState
 from mhs_ray.services.core import Core
-from mhs_ray.store.sql.ahead import likely_images, needs
+from mhs_ray.store.sql.ahead import likely_images, needs, unpacked_bytes
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ _VIEW_S: Final = 1.0  # so old may be what is known of the nodes; attempts are c
 _REPORT_S: Final = 300.0
 _WARM_S: Final = 60.0  # the control service may have been restarted and forgotten what was asked
 _MOST: Final = 64  # jobs that are looked at ahead
+_UNPACKED: Final = 3  # an image on disk beside its compressed size, where nobody looked
 _KEPT_FOR: Final = 256  # jobs whose images stay where they are
 _SLIDE_BYTES: Final = 1 << 30  # of a slide whose size nobody knows yet
 _URL_LEFT: Final = timedelta(minutes=2)  # a URL that ends sooner is left to the job, which says so to a person
@@ -289,5 +290,6 @@ class Ahead:
             slide_bytes=row.slide_bytes or _SLIDE_BYTES,
         )
 
-    def _to_pull(self, image: ImageRef, size_bytes: int) -> ImageToPull:
-        return ImageToPull(image, size_bytes, self._core.registry.pull_credential(image))
+    def _to_pull(self, image: ImageRef, compressed_bytes: int) -> ImageToPull:
+        unpacked = unpacked_bytes(self._core.db, image.digest) or _UNPACKED * compressed_bytes
+        return ImageToPull(image, compressed_bytes + unpacked, self._core.registry.pull_credential(image))

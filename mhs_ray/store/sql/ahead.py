@@ -32,6 +32,15 @@ def needs(db: Database, job_ids: Sequence[int]) -> list[sa.Row[Any]]:
     return [rows[i] for i in job_ids if i in rows]
 
 
+def unpacked_bytes(db: Database, digest: str) -> int | None:
+    """Return how much an image of this digest takes unpacked, None where its check did not say."""
+    v = t.image_versions.c
+    with db.read() as conn:
+        details = conn.execute(sa.select(v.details).where(v.digest == digest).limit(1)).scalar_one_or_none()
+    found = (details or {}).get("uncompressed_size")
+    return int(found) if found else None
+
+
 def likely_images(db: Database) -> list[sa.Row[Any]]:
     """Return the current image version of every runnable container with its instance type, the likeliest first.
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mhs_ray.attempt.ahead import Errand, ImageToPull, run_errand
+from mhs_ray.attempt.image_room import RemovedImage
 from mhs_ray.attempt.order import Holding
 from mhs_ray.attempt.pulled import PulledImages
 from mhs_ray.domain.errors import EngineError
@@ -159,7 +160,7 @@ def test_an_errand_makes_room_first_and_tells_what_went_but_never_what_is_to_sta
     for ref in (needed, old):
         pulled.add(ref)
     report = run_errand(Errand("pull ahead", IMAGE, keep=frozenset({needed.digest})), here)
-    assert [(r.ref, r.bytes, r.why) for r in report.removed] == [(old, 1 << 30, "room")]
+    assert report.removed == (RemovedImage(old, "room"),)
     assert engine.pulls == [REF]
     assert report.holding.images == {needed.digest, REF.digest}
     assert pulled.needed_soon() == {needed.digest}

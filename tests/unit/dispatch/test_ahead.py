@@ -177,6 +177,23 @@ def test_nothing_is_pulled_where_the_setting_says_none(lab: Lab, monkeypatch: py
     assert lab.look() == []
 
 
+@pytest.mark.parametrize(("details", "bytes_at_most"), [({"uncompressed_size": 700}, 705), ({}, 20)])
+def test_a_node_is_told_how_much_an_image_takes_packed_and_unpacked_as_its_check_said_or_guessed(
+    lab: Lab, details: dict[str, int], bytes_at_most: int
+) -> None:
+    container = lab.container("a")
+    lab.met()
+    lab.look()
+    lab.cluster.answer()
+    new = "sha256:" + "d" * 64
+    lab.world.images.begin_check(container.image_id, new)
+    ref = ImageRef("reg:5000", f"trusted/{container.image_id}", new)
+    lab.world.images.uploaded(container.image_id, new, ref, 5, details)
+    ((_, first), _) = lab.look()
+    assert first.image is not None
+    assert first.image.size_bytes == bytes_at_most
+
+
 # ------------------------------------------------------------ what stays, and who is asked
 
 
@@ -217,7 +234,7 @@ def test_a_single_machine_is_asked_again_whatever_it_did(lab: Lab, monkeypatch: 
 
 
 def test_what_a_node_removed_is_counted(lab: Lab) -> None:
-    gone = RemovedImage(ImageRef("reg:5000", "trusted/1", "sha256:" + "9" * 64), 5, "age")
+    gone = RemovedImage(ImageRef("reg:5000", "trusted/1", "sha256:" + "9" * 64), "age")
     lab.met()
     lab.container("a")
     lab.look()

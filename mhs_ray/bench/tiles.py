@@ -137,6 +137,8 @@ class _Bench:
                 # The feed reads the whole slide, whose share of background is its own: so does its local figure.
                 case = {"kind": "ours", "slide": str(self._slide), "size": 256, "threads": cores()}
                 here = _child("mhs_ray.bench._tile_readers", json.dumps(case))
+                if "error" in here:
+                    return here
                 local.append(here["tiles"] / here["wall_s"])
                 with tempfile.TemporaryDirectory(prefix="mhs-bench-") as folder:
                     Path(folder).chmod(0o711)  # the container's user passes through

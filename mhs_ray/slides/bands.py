@@ -29,6 +29,7 @@ from mhs_ray.slides.plan import TilePlan, coordinates
 from mhs_ray.slides.tiles import Batch, FastTiles
 
 _AHEAD_BYTES: Final = 48 << 20  # compressed bytes asked for ahead of decoding; they lie on disk, not in memory
+_AHEAD_TASKS: Final = 8  # tasks whose bytes are asked for before the next one is begun: the first tile is not to wait
 
 Allocate = Callable[[int], Batch]
 """Gives memory for n tiles, shape (n, height, width, 3), uint8, C-contiguous; waits while there is none."""
@@ -172,7 +173,8 @@ class _Reading:
 
     def _next(self) -> _Task:
         """Return the next task; the bytes of some that follow are asked for meanwhile."""
-        while self._planned < self._count and (not self._ahead or self._ahead_bytes < _AHEAD_BYTES):
+        until = min(self._count, self._planned + _AHEAD_TASKS)
+        while self._planned < until and (not self._ahead or self._ahead_bytes < _AHEAD_BYTES):
             first = self._planned * self._batch
             task = _Task(self._planned, first, min(self._batch, len(self._plan) - first))
             task.keys = self._cutter.needs(task.first, task.count)

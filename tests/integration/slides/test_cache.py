@@ -288,7 +288,7 @@ def test_waiting_for_anothers_download_can_be_cancelled(storage: Any, slide_byte
     with pytest.raises(SlideFetchError) as error, cache.get(source, cancelled=lambda: True):
         pass
     assert error.value.reason == "cancelled"
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8
     go_on.set()
     thread.join(10)
 

@@ -138,7 +138,7 @@ def test_a_byte_now_and_then_is_a_stall_too(storage: Any, tmp_path: Path, where:
             handler.head(200, ETag='"v1"', Content_Length=len(DATA))
         else:
             handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-        for _ in range(40):
+        for _ in range(400):  # 20 s, or until nobody listens any more
             handler.wfile.write(b"y")
             handler.wfile.flush()
             time.sleep(0.05)
@@ -147,7 +147,7 @@ def test_a_byte_now_and_then_is_a_stall_too(storage: Any, tmp_path: Path, where:
     started = time.monotonic()
     error = failure(storage.url("/s"), tmp_path / "s", FetchLimits(stall_s=0.4, backoff_s=0.01, retries=0))
     assert error.reason == "stalled"
-    assert time.monotonic() - started < 1.8
+    assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ _OURS: Final = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip|host")
 _DEVIOUS: Final = re.compile(rb"//|\\|(?:^|/)(?:\.|%2e){1,2}(?:/|$)|%2f|%5c|%00", re.IGNORECASE)
 _STALL_S: Final = 300.0
 _KEPT_BYTES: Final = 4 << 20  # a smaller body is kept until it is answered, and can be sent again
+_AWAY: Final = frozenset({404, 500, 502, 503, 504})
 DEFAULT_MAX_BODY: Final = 512 << 20
 
 
@@ -146,7 +147,11 @@ class LocalHosts:
         while True:
             request = httpx.Request(method, url, headers=headers, content=body)
             try:
-                return await self._client.send(request, stream=True)
+                response = await self._client.send(request, stream=True)
+                late = asyncio.get_running_loop().time() + pause > deadline
+                if late or not _no_gateway(response) or not (body is None or isinstance(body, bytes)):
+                    return response
+                await response.aclose()
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 # Not one byte of the request was taken or sent, so trying again cannot deliver it twice.
                 if asyncio.get_running_loop().time() + pause > deadline:
@@ -160,6 +165,15 @@ class LocalHosts:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
+
+
+def _no_gateway(response: httpx.Response) -> bool:
+    """Say whether a load balancer that knows of no living gateway has answered in its place.
+
+    The gateway itself speaks of its errors in problem documents, and only in these.
+    """
+    kind = response.headers.get("content-type", "").partition(";")[0].strip()
+    return response.status_code in _AWAY and kind != "application/problem+json"
 
 
 async def _body(receive: Receive, limit: int | None) -> AsyncIterator[bytes]:

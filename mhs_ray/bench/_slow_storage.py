@@ -11,27 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
+from mhs_ray.bench._line import Line
+
 _PIECE: Final = 64 << 10
-
-
-class _Line:
-    def __init__(self, bytes_per_s: float) -> None:
-        self._rate, self._free_at, self._lock = bytes_per_s, 0.0, threading.Lock()
-
-    def send(self, length: int) -> None:
-        """Wait until the line has carried `length` more bytes."""
-        with self._lock:
-            now = time.monotonic()
-            self._free_at = max(self._free_at, now) + length / self._rate
-            wait = self._free_at - now
-        if wait > 0.002:
-            time.sleep(wait)
 
 
 @contextmanager
 def slow_storage(path: Path, *, latency_s: float = 0.02, bytes_per_s: float = 50e6) -> Iterator[str]:
     """Yield the URL of `path` on a loopback server with S3's manners."""
-    line, size = _Line(bytes_per_s), path.stat().st_size
+    line, size = Line(bytes_per_s), path.stat().st_size
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

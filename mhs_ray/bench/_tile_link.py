@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from mhs_ray.bench._line import Line
+
 _PIECE: Final = 64 << 10
 _READY_WITHIN_S: Final = 30.0
 
@@ -36,22 +38,6 @@ def slow_line(port: int, *, latency_s: float = 0.02, bytes_per_s: float = 50e6) 
                 proxy.kill()
 
 
-class _Line:
-    """What all answers go over, one after the other."""
-
-    def __init__(self, bytes_per_s: float) -> None:
-        self._rate, self._free_at, self._lock = bytes_per_s, 0.0, threading.Lock()
-
-    def send(self, length: int) -> None:
-        """Wait until the line has carried `length` more bytes."""
-        with self._lock:
-            now = time.monotonic()
-            self._free_at = max(self._free_at, now) + length / self._rate
-            wait = self._free_at - now
-        if wait > 0.002:
-            time.sleep(wait)
-
-
 def _ask(client: socket.socket, server: socket.socket, latency_s: float) -> None:
     """Carry requests. The first one waits for the connection's own round trip, too."""
     wait = 2 * latency_s
@@ -64,7 +50,7 @@ def _ask(client: socket.socket, server: socket.socket, latency_s: float) -> None
         server.shutdown(socket.SHUT_WR)
 
 
-def _answer(server: socket.socket, client: socket.socket, line: _Line) -> None:
+def _answer(server: socket.socket, client: socket.socket, line: Line) -> None:
     """Carry answers at the line's pace; ends both connections when either end is gone."""
     with suppress(OSError):
         while data := server.recv(_PIECE):
@@ -76,7 +62,7 @@ def _answer(server: socket.socket, client: socket.socket, line: _Line) -> None:
         end.close()
 
 
-def _serve(listener: socket.socket, port: int, latency_s: float, line: _Line) -> None:
+def _serve(listener: socket.socket, port: int, latency_s: float, line: Line) -> None:
     while True:
         client, _ = listener.accept()
         try:
@@ -97,7 +83,7 @@ def main(arguments: list[str]) -> int:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         sys.stdout.write(f"{listener.getsockname()[1]}\n")
         sys.stdout.flush()
-        args = (listener, port, latency_s, _Line(bytes_per_s))
+        args = (listener, port, latency_s, Line(bytes_per_s))
         threading.Thread(target=_serve, args=args, daemon=True).start()
         sys.stdin.read()
     return 0

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from docker.errors import APIError
 
 from mhs_ray.domain.errors import EngineError
-from mhs_ray.engines import labels
 from mhs_ray.engines.capabilities import (
     DEFAULT_OPEN_FILES,
     PLAIN_USER,
@@ -22,9 +21,8 @@ from mhs_ray.engines.capabilities import (
     own_hard_limit,
 )
 from mhs_ray.engines.docker_args import create_args
-from mhs_ray.engines.pause import PAUSE_VERSION_COMMAND, ensure_pause_image
+from mhs_ray.engines.pause import ensure_pause_image, probe_spec
 from mhs_ray.engines.process import last_words
-from mhs_ray.ports import ContainerSpec, Limits
 
 if TYPE_CHECKING:
     from mhs_ray.engines.docker import DockerEngine
@@ -55,15 +53,7 @@ def probe(engine: DockerEngine, facts: dict[str, Any]) -> Capabilities:
 
 
 def _try(engine: DockerEngine, caps: Capabilities, image: str) -> str:
-    spec = ContainerSpec(
-        name=f"mhs-probe-{os.urandom(6).hex()}",
-        image=image,
-        env={},
-        labels={labels.ROLE: "probe"},
-        limits=Limits(cpus=1, memory_bytes=256 << 20, pids=64, shm_bytes=1 << 20),
-        command=PAUSE_VERSION_COMMAND,
-        tmpfs={"/tmp": 1 << 20},  # noqa: S108  the container's
-    )
+    spec = probe_spec(image)
     with engine.errors("try a container"), engine.client() as api:
         created = api.create_container(**create_args(spec, caps, engine.api_version, ()))
         try:

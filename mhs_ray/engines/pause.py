@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import os
 import shutil
 import tarfile
 import tempfile
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mhs_ray.domain.errors import EngineError
+from mhs_ray.engines import labels
 from mhs_ray.engines.build import image_tools
+from mhs_ray.ports import ContainerSpec, Limits
 
 if TYPE_CHECKING:
     from mhs_ray.ports import ContainerEngine
@@ -41,6 +44,20 @@ def ensure_pause_image(engine: ContainerEngine) -> str:
                     _add(tar, name, b"")
             tools.import_rootfs(rootfs, tag)
     return tag
+
+
+def probe_spec(image: str, network: str | None = None) -> ContainerSpec:
+    """Return a short container of the pause image, to see whether it starts on this node as models would."""
+    return ContainerSpec(
+        name=f"mhs-probe-{os.urandom(6).hex()}",
+        image=image,
+        env={},
+        labels={labels.ROLE: "probe"},
+        limits=Limits(cpus=1, memory_bytes=256 << 20, pids=64, shm_bytes=1 << 20),
+        command=PAUSE_VERSION_COMMAND,
+        tmpfs={"/tmp": 1 << 20},  # noqa: S108  the container's
+        network=network,
+    )
 
 
 def _catatonit(engine: str) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mhs_ray.domain.errors import EngineError
-from mhs_ray.engines import labels, process, seccomp
+from mhs_ray.engines import process, seccomp
 from mhs_ray.engines.capabilities import (
     PLAIN_USER,
     SUBORDINATE_ID,
@@ -23,9 +23,8 @@ from mhs_ray.engines.capabilities import (
     missing_limits,
     own_hard_limit,
 )
-from mhs_ray.engines.pause import PAUSE_VERSION_COMMAND, ensure_pause_image
+from mhs_ray.engines.pause import ensure_pause_image, probe_spec
 from mhs_ray.engines.podman_args import runtime_args, sandbox_args
-from mhs_ray.ports import ContainerSpec, Limits
 
 if TYPE_CHECKING:
     from mhs_ray.engines.podman import PodmanEngine
@@ -63,16 +62,7 @@ def probe(engine: PodmanEngine, facts: dict[str, Any]) -> Capabilities:
 def _start(
     engine: PodmanEngine, image: str, caps: Capabilities, network: str | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    spec = ContainerSpec(
-        name=f"mhs-probe-{os.urandom(6).hex()}",
-        image=image,
-        env={},
-        labels={labels.ROLE: "probe"},
-        limits=Limits(cpus=1, memory_bytes=256 << 20, pids=64, shm_bytes=1 << 20),
-        command=PAUSE_VERSION_COMMAND,
-        tmpfs={"/tmp": 1 << 20},  # noqa: S108  the container's
-        network=network,
-    )
+    spec = probe_spec(image, network)
     argv = [*engine.base, *runtime_args(None, caps), "run", "--rm", "--detach=false"]
     with seccomp.profile_path() as profile:
         argv += [*sandbox_args(spec, caps, profile), image, *spec.command]

@@ -26,11 +26,14 @@ from mhs_ray.slides.plan import TilePlan, TileRequest, coordinates
 from mhs_ray.slides.remote import RemoteOptions
 from mhs_ray.slides.ring import Ring
 from mhs_ray.slides.tile_reader import TileReader, Tissue, open_tile_reader
-from mhs_ray.slides.units import split
+from mhs_ray.slides.units import share_out, split
 
 log = logging.getLogger(__name__)
 
 _AHEAD: Final = 2  # parts that a reader has at a time: the next one waits with it, not with us
+_MOST: Final = (
+    4  # batches in a part: a call for each costs 1 ms, and memory that was never touched costs as much a batch
+)
 _MAX_LOSSES: Final = 3  # of readers while they held the same part: then it is the part that kills
 
 
@@ -102,12 +105,21 @@ class PoolBatch:
 
 
 class Reader:
-    """The actor. It keeps the slides it read last open."""
+    """The actor. It keeps the slides it read last open.
 
-    def __init__(self, remote: RemoteOptions | None) -> None:
+    ring: address, slots and bytes of a slot of the memory it will write to. first: slots that it gets ready at once.
+    """
+
+    def __init__(
+        self, remote: RemoteOptions | None, ring: tuple[str, int, int] | None = None, first: Sequence[int] = ()
+    ) -> None:
         self._remote = remote
         self._open: dict[str, TileReader] = {}
         self._rings: dict[str, Ring] = {}
+        if ring is not None:
+            memory = self._ring(*ring)
+            for slot in first:
+                memory.touch(slot)
 
     def node(self) -> str:
         """Return Ray's id of the node."""
@@ -187,8 +199,9 @@ class TilePool:
                 f"{count} readers of batches of {options.batch} need {self._slot_bytes * (count + 1) >> 20} MiB; "
                 f"{options.memory_bytes >> 20} MiB are allowed",
             )
-        self._per_part = max(1, min(16, self._slots // (2 * count + 1)))
-        self._free = list(range(self._slots))
+        self._per_part = max(1, min(_MOST, self._slots // (2 * count + 1)))
+        # Each reader has slots of its own, and takes what was freed last: to touch a page first costs what filling does.
+        self._free = [list(range(seat, self._slots, count)) for seat in range(count)]
         self._ring = Ring.make(self._slots, self._slot_bytes)
         self._here = ray.get_runtime_context().get_node_id()
         self._readers: list[_Handle] = []
@@ -200,8 +213,8 @@ class TilePool:
         self._numbers = 0
         self._running: dict[Any, tuple[_Handle, _Part | int]] = {}
         try:
-            for _ in range(count):
-                self._readers.append(self._hire())
+            for seat in range(count):
+                self._readers.append(self._hire(seat))
         except BaseException:
             self.close()
             raise
@@ -250,15 +263,17 @@ class TilePool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _hire(self) -> _Handle:
+    def _hire(self, seat: int) -> _Handle:
         options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0}
         if not self._options.elsewhere:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(self._here, soft=False)
-        actor = ReaderActor.options(**options).remote(self._options.remote)
+        ring = None if self._options.elsewhere else (self._ring.address, self._slots, self._slot_bytes)
+        first = self._free[seat][-_AHEAD * self._per_part :]
+        actor = ReaderActor.options(**options).remote(self._options.remote, ring, first)
         near = not self._options.elsewhere or ray.get(actor.node.remote()) == self._here
-        return _Handle(actor, near)
+        return _Handle(actor, near, seat)
 
     def _hand_out(self) -> None:
         """Give each reader with room for it the next part; plan the next slide before the last one's parts run out."""
@@ -275,10 +290,10 @@ class TilePool:
                     break
                 part = self._todo[0]
                 wanted = -(-len(part.indices) // self._options.batch)
-                if not part.slots:
-                    if len(self._free) < wanted:
-                        break
-                    part.slots = [self._free.pop() for _ in range(wanted)]
+                free = self._free[reader.seat]
+                if len(free) < wanted:
+                    break
+                part.slots = [free.pop() for _ in range(wanted)]
                 self._todo.popleft()
                 ring = (self._ring.address, self._slots, self._slot_bytes) if reader.near else None
                 tiles = part.plan.take(part.indices)
@@ -311,7 +326,7 @@ class TilePool:
             return None
         what.answer = answer
         if slide in self._bad:
-            self._free += what.slots
+            self._give_back(what.slots)
             return self._empty(what)
         return what
 
@@ -325,7 +340,12 @@ class TilePool:
     def _planned(self, slide: int, plan: TilePlan) -> None:
         self.plans[slide] = plan
         self.planned += len(plan)
-        for indices in split(plan, self._per_part * self._options.batch):
+        batch, options = self._options.batch, self._options
+        parts = share_out(
+            plan, batch, self._per_part * batch, len(self._readers), ordered=options.ordered,
+            begins=not self._numbers, ends=not self._unplanned,
+        )  # fmt: skip
+        for indices in parts:
             self._todo.append(_Part(slide, self._numbers, plan, indices))
             self._numbers += 1
 
@@ -333,10 +353,12 @@ class TilePool:
         if reader in self._readers:
             log.warning("a tile reader died; another one takes over what it had not finished")
             self._readers.remove(reader)
-            self._readers.append(self._hire())
+            self._readers.append(self._hire(reader.seat))
         if isinstance(what, int):
             self._unplanned.appendleft(what)
             return
+        self._give_back(what.slots)
+        what.slots = []
         what.losses += 1
         if what.losses >= _MAX_LOSSES:
             name = what.plan.slide
@@ -352,11 +374,15 @@ class TilePool:
             assert self._options.bad_slide is not None
             self._options.bad_slide(self._slides[slide].name or self._slides[slide].where.split("?")[0], error)
         if isinstance(what, _Part):
-            self._free += what.slots
+            self._give_back(what.slots)
+
+    def _give_back(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self._free[slot % len(self._free)].append(slot)
 
     def _deliver(self, part: _Part) -> Iterator[PoolBatch]:
         if part.slide in self._bad:
-            self._free += part.slots
+            self._give_back(part.slots)
             return
         batch, size = self._options.batch, part.plan.size
         for at, slot in enumerate(part.slots):
@@ -365,7 +391,7 @@ class TilePool:
                 pixels = part.answer[at]
             else:
                 pixels = self._ring.tiles(slot, len(indices), size.height, size.width)
-            made = PoolBatch(part.slide, part.plan, indices, pixels, lambda s=slot: self._free.append(s))  # type: ignore[misc]
+            made = PoolBatch(part.slide, part.plan, indices, pixels, lambda s=slot: self._give_back([s]))  # type: ignore[misc]
             if part.answer is None:
                 made.place = (self._ring.address, self._slots, self._slot_bytes, slot)
             self.done += len(indices)
@@ -377,6 +403,7 @@ class TilePool:
 class _Handle:
     actor: Any
     near: bool
+    seat: int
     load: int = 0
 
 

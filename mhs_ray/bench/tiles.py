@@ -65,8 +65,7 @@ def measure(
     scaled["ratio_of_dct_to_fastest_exact_peer"] = _ratio(
         scaled["medians"].get("ours_dct_one"), _fastest_exact(scaled["medians"], "_one")
     )
-    local = found["aligned256"]["medians"].get("ours_all")
-    found["actors"] = bench.actors(local)
+    found["actors"] = bench.actors()
     found["container"] = bench.container(settings)
     found["remote"] = bench.remote()
     found["memory"] = bench.memory(quarter)
@@ -114,15 +113,17 @@ class _Bench:
             "scaling_per_core": _ratio(ours_all, (ours_one or 0) * cores()),
         }
 
-    def actors(self, local: float | None) -> dict[str, Any]:
-        """The pool of reader actors, one per core; the caller touches every page."""
-        rates = []
+    def actors(self) -> dict[str, Any]:
+        """The pool of reader actors, one per core, in turns with the same tiles read here; both touch every page."""
+        rates, local = [], []
         for number in range(self._rounds):
             self._say(f"actors: round {number + 1} of {self._rounds}")
+            here = self._local(rows=self._rows, width=self._width, height=self._height)
             arguments = [str(self._slide), "256", str(cores()), str(self._rows)]
             answer = _child("mhs_ray.actors.tile_bench", *arguments)
-            if "error" in answer:
-                return answer
+            if "error" in answer or "error" in here:
+                return answer if "error" in answer else here
+            local.append(here["tiles"] / here["wall_s"])
             rates.append(answer["tiles"] / answer["wall_s"])
         return _flow(rates, local)
 
@@ -135,8 +136,7 @@ class _Bench:
             for number in range(self._rounds):
                 self._say(f"container: round {number + 1} of {self._rounds}, by {engine.name}")
                 # The feed reads the whole slide, whose share of background is its own: so does its local figure.
-                case = {"kind": "ours", "slide": str(self._slide), "size": 256, "threads": cores()}
-                here = _child("mhs_ray.bench._tile_readers", json.dumps(case))
+                here = self._local()
                 if "error" in here:
                     return here
                 local.append(here["tiles"] / here["wall_s"])
@@ -147,7 +147,7 @@ class _Bench:
         except MhsError as error:
             self._say(f"container is left out: {error}")
             return {"left_out": str(error)}
-        return {"engine": engine.name, **_flow(rates, median(local)), "raw_local": [round(v, 1) for v in local]}
+        return {"engine": engine.name, **_flow(rates, local)}
 
     def remote(self) -> dict[str, Any]:
         """From S3 over a line of 20 ms and 50 MB/s: the first tile of a 1 GB slide, and all tissue of this one."""
@@ -181,6 +181,11 @@ class _Bench:
             peaks[name] = _child("mhs_ray.bench._tile_readers", json.dumps(case)).get("peak_bytes")
         ratio = _ratio(peaks["4x"], peaks["1x"])
         return {"setting_bytes": 128 << 20, "medians": peaks, "peak_bytes": peaks, "ratio_4x_to_1x": ratio}
+
+    def _local(self, **more: Any) -> dict[str, Any]:
+        """Stored tiles read on all cores and looked at by this process's caller."""
+        case = {"kind": "ours", "slide": str(self._slide), "size": 256, "threads": cores(), "touch": True, **more}
+        return _child("mhs_ray.bench._tile_readers", json.dumps(case))
 
     def _fastest_peer(self, slide: Path) -> tuple[float, str]:
         """Seconds of the fastest exact peer for all tissue tiles of a local file; OpenSlide's when no other is here.
@@ -226,11 +231,12 @@ def _child(module: str, *arguments: str) -> dict[str, Any]:
     return answer
 
 
-def _flow(rates: list[float], local: float | None) -> dict[str, Any]:
+def _flow(rates: list[float], local: list[float]) -> dict[str, Any]:
     return {
-        "medians": {"tiles_per_s": round(median(rates), 1), "local": round(local, 1) if local else None},
+        "medians": {"tiles_per_s": round(median(rates), 1), "local": round(median(local), 1)},
         "raw": [round(r, 1) for r in rates],
-        "ratio_to_local": _ratio(median(rates), local),
+        "raw_local": [round(v, 1) for v in local],
+        "ratio_to_local": _ratio(median(rates), median(local)),
     }
 
 

@@ -27,6 +27,7 @@ from mhs_ray.domain.errors import SlideError
 from mhs_ray.slides.cutting import Cutter, Stored
 from mhs_ray.slides.plan import TilePlan, coordinates
 from mhs_ray.slides.tiles import Batch, FastTiles
+from mhs_ray.slides.units import in_blocks
 
 _AHEAD_BYTES: Final = 48 << 20  # compressed bytes asked for ahead of decoding; they lie on disk, not in memory
 _AHEAD_TASKS: Final = 8  # tasks whose bytes are asked for before the next one is begun: the first tile is not to wait
@@ -40,7 +41,7 @@ class BatchLimits:
     """How tiles are read. batch: tiles in one. threads: None for the cores this process may use.
 
     memory_bytes: for decoded pixels, of batches under way and of tiles kept; delivered batches are the caller's.
-    ordered: batches come in the plan's order, else as they are ready.
+    ordered: tiles come in the plan's order, else as it is quickest, in batches as they are ready.
     """
 
     batch: int = 64
@@ -129,8 +130,11 @@ class _Reading:
         if limits.batch < 1 or (limits.threads is not None and limits.threads < 1):
             raise SlideError("bad-request", "a batch has at least 1 tile, and is read by at least 1 thread")
         self._tiles, self._plan, self._limits = tiles, plan, limits
-        self._cutter = Cutter(tiles, plan)
         self._batch = batch_size(plan, limits)
+        self._order = np.arange(len(plan))
+        if not limits.ordered and tiles.is_fast(plan.level) and not tiles.is_far:
+            self._order, _ = in_blocks(plan, self._batch)
+        self._cutter = Cutter(tiles, plan.take(self._order))
         self._threads = limits.threads or cores()
         self._allocate = allocate or self._reused
         self._pool_batches: deque[Batch] | None = deque() if allocate is None else None
@@ -225,7 +229,7 @@ class _Reading:
         finally:
             task.decoded.set()
             self._give_back(task)
-        indices = np.arange(task.first, task.first + task.count)
+        indices = self._order[task.first : task.first + task.count]
         return TileBatch(self._plan, task.number, indices, pixels, self._pool_batches)
 
     def _give_back(self, task: _Task) -> None:
@@ -253,7 +257,7 @@ class _Reading:
         shape = (self._batch, size.height, size.width, 3)
         assert self._pool_batches is not None
         try:
-            memory = self._pool_batches.popleft()
+            memory = self._pool_batches.pop()
         except IndexError:
             memory = np.empty(shape, np.uint8)
         return memory[:count]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,9 +14,9 @@ from mhs_ray.slides.codecs import DCT_FACTORS
 from mhs_ray.slides.geometry import Level0Point
 from mhs_ray.slides.plan import TilePlan
 from mhs_ray.slides.reader import RGB
+from mhs_ray.slides.spare import spare
 from mhs_ray.slides.tiles import FastTiles
 
-_RECYCLED: Final = 512
 _MAX_SUM_FACTOR: Final = 256  # a stored tile is reduced by itself up to here
 
 
@@ -72,7 +71,6 @@ class Cutter:
         self._shape = (size.height // self._each, size.width // self._each, 3)
         self._stored_bytes = int(np.prod(self._shape))
         self._background = np.array(tiles.facts.background, np.uint8)
-        self._free: deque[RGB] = deque()
         self._scratch = threading.local()
 
     def uses(self, batch: int) -> dict[int, int]:
@@ -132,10 +130,7 @@ class Cutter:
 
     def decode(self, stored: Stored) -> None:
         """Fill in the pixels."""
-        try:
-            out = self._free.pop()
-        except IndexError:
-            out = np.empty(self._shape, np.uint8)
+        out = spare.take(self._shape)
         where = (self._plan.level, self._grid, stored.column, stored.row)
         if self._dct:
             self._tiles.decode_dct(*where, out, self._dct)
@@ -145,8 +140,8 @@ class Cutter:
 
     def recycle(self, stored: Stored) -> None:
         """Take the memory back."""
-        if stored.pixels is not None and len(self._free) < _RECYCLED:
-            self._free.append(stored.pixels)
+        if stored.pixels is not None:
+            spare.give(stored.pixels)
         stored.pixels = None
 
     def cut(self, index: int, entries: dict[int, Stored], out: RGB) -> None:

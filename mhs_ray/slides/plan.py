@@ -63,7 +63,8 @@ class TileRequest:
 class TilePlan:
     """Tiles to be read, in order. column, row: left and top in pixels of `level`; may lie beyond the slide.
 
-    factor: pixels of `level` per pixel of a tile. mpp: of the tiles, None where the slide does not say.
+    factor: pixels of `level` per pixel of a tile. mpp: of the tiles, None where the slide does not say. stored: of the
+    file's own tiles, where it has any: which order is quick depends on it.
     """
 
     slide: str
@@ -75,6 +76,7 @@ class TilePlan:
     scaling: Literal["exact", "dct"]
     column: NDArray[np.int64]
     row: NDArray[np.int64]
+    stored: PixelSize | None = None
 
     def __len__(self) -> int:
         return len(self.column)
@@ -192,6 +194,7 @@ def plan_tiles(name: str, facts: SlideFacts, request: TileRequest, wanted: HasTi
         scaling=request.scaling,
         column=np.tile(xs, rows),
         row=np.repeat(ys, columns),
+        stored=facts.tile_size,
     )
     if wanted is None:
         return plan

@@ -66,6 +66,11 @@ class Ring:
         start, size = slot * self.slot_bytes, count * height * width * 3
         return self._memory[start : start + size].reshape(count, height, width, 3)
 
+    def touch(self, slot: int) -> None:
+        """Have the system find memory for `slot`, which holds nothing yet: to do so page by page takes as long as to
+        fill it with tiles."""
+        self._memory[slot * self.slot_bytes : (slot + 1) * self.slot_bytes : mmap.PAGESIZE] = 0
+
     def close(self) -> None:
         """Let go of the memory; arrays that still show it keep it until they are gone."""
         if self._handle >= 0:

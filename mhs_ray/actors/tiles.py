@@ -200,7 +200,7 @@ class TilePool:
                 f"{options.memory_bytes >> 20} MiB are allowed",
             )
         self._per_part = max(1, min(_MOST, self._slots // (2 * count + 1)))
-        # Each reader has slots of its own, and takes what was freed last: to touch a page first costs what filling does.
+        # Each reader has slots of its own, last freed first: a page costs as much to touch first as to fill.
         self._free = [list(range(seat, self._slots, count)) for seat in range(count)]
         self._ring = Ring.make(self._slots, self._slot_bytes)
         self._here = ray.get_runtime_context().get_node_id()

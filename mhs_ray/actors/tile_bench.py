@@ -1,4 +1,4 @@
-"""The tile pool, measured for ``mhs bench tiles``: ``python -m mhs_ray.actors.tile_bench SLIDE SIZE READERS ROWS``."""
+"""The tile pool, measured for ``mhs bench tiles``: ``python -m mhs_ray.actors.tile_bench SLIDE SIZE READERS``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ import time
 import ray
 
 from mhs_ray.actors.tiles import PoolOptions, TilePool, TileSlide
-from mhs_ray.slides.plan import Box, TileRequest
-from mhs_ray.slides.tile_reader import open_tile_reader
+from mhs_ray.slides.plan import TileRequest
 
 
 def main(arguments: list[str]) -> int:
     """Print {"tiles", "wall_s"} once the readers are there, planning included; every page of every tile is touched."""
-    slide, size, readers, rows = arguments[0], *(int(v) for v in arguments[1:4])
-    with open_tile_reader(slide) as reader:
-        facts = reader.facts
-    top = max(0, (facts.height - rows) // 2) // 256 * 256
-    request = TileRequest(size, region=Box(0, top, facts.width, min(rows, facts.height)), edge="drop")
+    slide, size, readers = arguments[0], *(int(v) for v in arguments[1:3])
+    request = TileRequest(size, edge="drop")
     ray.init(num_cpus=readers, include_dashboard=False, logging_level=logging.ERROR, address="local")
     try:
         with TilePool([TileSlide(slide)], request, PoolOptions(readers=readers)) as pool:

@@ -114,13 +114,12 @@ class _Bench:
         }
 
     def actors(self) -> dict[str, Any]:
-        """The pool of reader actors, one per core, in turns with the same tiles read here; both touch every page."""
+        """The pool of reader actors, one per core, over the whole slide, in turns with the same tiles read here."""
         rates, local = [], []
         for number in range(self._rounds):
             self._say(f"actors: round {number + 1} of {self._rounds}")
-            here = self._local(rows=self._rows, width=self._width, height=self._height)
-            arguments = [str(self._slide), "256", str(cores()), str(self._rows)]
-            answer = _child("mhs_ray.actors.tile_bench", *arguments)
+            here = self._local()
+            answer = _child("mhs_ray.actors.tile_bench", str(self._slide), "256", str(cores()))
             if "error" in answer or "error" in here:
                 return answer if "error" in answer else here
             local.append(here["tiles"] / here["wall_s"])

@@ -30,7 +30,7 @@ from typing import Final
 from mhs_ray.domain.errors import SlideFetchError
 from mhs_ray.slides.flock import try_lock
 
-BLOCK: Final = 128 << 10
+BLOCK: Final = 64 << 10
 _ENTRY: Final = struct.Struct("<II")
 _LOOK_EVERY: Final = 64 << 20  # bytes written between two looks at the room taken
 # struct flock of 64-bit Linux; Python has no other way to open file description locks.

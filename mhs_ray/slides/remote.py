@@ -37,9 +37,11 @@ from mhs_ray.slides.url_guard import UrlPolicy
 
 log = logging.getLogger(__name__)
 
-_RUN: Final = 16  # blocks in one request, 2 MiB
-_FIRST_RUN: Final = 2  # it doubles from here: all answers share the line, and the first tiles need the first one
-_HOT: Final = 64  # blocks kept in memory: a tile is much smaller than a block
+_RUN: Final = 32  # blocks in one request, 2 MiB
+_FIRST_RUN: Final = 4  # it doubles from here: all answers share the line, and the first tiles need the first one
+_HOT: Final = 128  # blocks kept in memory: a tile is smaller than a block
+_HEAD: Final = 4  # blocks of the first request: a file's first directory is often there
+_TAIL: Final = 16  # blocks asked for meanwhile, of a large file: most of its other directories are there
 _CONNECTIONS: Final = 8
 _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -81,7 +83,7 @@ class RemoteFile:
         self._blocks: BlockFile
         self._pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="ranges")  # starts no thread yet
         try:
-            head = self._get(0, BLOCK)
+            head = self._get(0, _HEAD * BLOCK)
             assert self._total is not None
             if not self._total:
                 raise SlideFetchError("short-body", f"the slide at {self._shown} is empty")
@@ -95,8 +97,11 @@ class RemoteFile:
             version = self._version or secrets.token_hex(16)
             key = hashlib.sha256(f"{stable_identity(url)}\n{version}\n{self._total}".encode()).hexdigest()[:40]
             self._blocks = cache.open(key, self._total)
-            if not self._blocks.has(0):
-                self._blocks.write(0, head)
+            for number in range(min(_HEAD, self._blocks.count)):
+                if not self._blocks.has(number):
+                    self._blocks.write(number, head[number * BLOCK : (number + 1) * BLOCK])
+            tail = min(_TAIL, self._blocks.count // 32)
+            self._begin(list(range(self._blocks.count - tail, self._blocks.count)))
         except BaseException:
             self._http.close()
             self._remove_own()

@@ -50,10 +50,10 @@ def thumbnail(reader: SlideReader, max_size: PixelSize, *, max_source_pixels: in
             width = min(block_width, source.width - left)
             origin = Level0Point(round(left * source.downsample), round(top * source.downsample))
             pixels = reader.read_region(origin, PixelSize(width, height), level=level)
-            row.append(np.asarray(Image.fromarray(pixels).reduce(factor)))
-        rows.append(np.concatenate(row, axis=1))
-    reduced = Image.fromarray(np.concatenate(rows, axis=0))
-    return np.asarray(reduced.resize(target, Image.Resampling.BOX))
+            row.append(pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor)))
+        rows.append(row[0] if len(row) == 1 else np.concatenate(row, axis=1))
+    reduced = rows[0] if len(rows) == 1 else np.concatenate(rows, axis=0)
+    return np.asarray(Image.fromarray(reduced).resize(target, Image.Resampling.BOX))
 
 
 def _best_level(reader: SlideReader, max_size: PixelSize) -> int:

@@ -46,8 +46,9 @@ def tissue_mask(rgb: RGB, params: TissueParams | None = None) -> Mask:
     params = params or TissueParams()
     if rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
         raise SlideError("bad-request", f"a tissue mask is made of RGB pixels (height, width, 3), not of {rgb.shape}")
-    high = rgb.max(axis=2).astype(np.float32)
-    low = rgb.min(axis=2).astype(np.float32)
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    high = np.maximum(np.maximum(red, green), blue).astype(np.float32)
+    low = np.minimum(np.minimum(red, green), blue).astype(np.float32)
     saturation = box_mean((high - low) / np.maximum(high, 1), params.blur_px)
     bright = high >= params.max_black
     threshold = otsu(saturation[bright]) if bright.any() else 0.0

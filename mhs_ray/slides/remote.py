@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -153,7 +153,7 @@ class RemoteFile:
         self._blocks.close()
         self._remove_own()
 
-    def _block(self, number: int, needed: Iterable[int]) -> bytes:
+    def _block(self, number: int, needed: range) -> bytes:
         for _ in range(4):
             with self._lock:
                 hot = self._hot.get(number)
@@ -170,7 +170,8 @@ class RemoteFile:
                     while len(self._hot) > _HOT:
                         self._hot.popitem(last=False)
                 return data
-            self._begin(sorted(needed))
+            # What was not asked for ahead is a directory, and what it points to lies behind it.
+            self._begin([*needed, *range(needed.stop, min(needed.stop + 1, self._blocks.count))])
         raise SlideFetchError("no-space", f"blocks of {self._shown} do not stay on this node's disk", True)
 
     def _begin(self, numbers: list[int]) -> None:

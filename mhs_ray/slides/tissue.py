@@ -49,7 +49,7 @@ def tissue_mask(rgb: RGB, params: TissueParams | None = None) -> Mask:
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     high = np.maximum(np.maximum(red, green), blue).astype(np.float32)
     low = np.minimum(np.minimum(red, green), blue).astype(np.float32)
-    saturation = box_mean((high - low) / np.maximum(high, 1), params.blur_px)
+    saturation = box_mean(np.asarray((high - low) / np.maximum(high, 1), np.float32), params.blur_px)
     bright = high >= params.max_black
     threshold = otsu(saturation[bright]) if bright.any() else 0.0
     threshold = min(max(threshold, params.min_saturation), params.max_saturation)

@@ -163,11 +163,12 @@ class _Reading:
             while submitted < self._count and len(waiting) < self._in_flight:
                 waiting.append(self._workers.submit(self._run, self._next()))
                 submitted += 1
-            if self._limits.ordered:
+            if self._limits.ordered or self._threads == 1:  # one thread ends them in this order anyway
                 done = waiting.popleft()
             else:
-                ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                done = next(f for f in waiting if f in ready)
+                if not any(f.done() for f in waiting):
+                    wait(waiting, return_when=FIRST_COMPLETED)
+                done = next(f for f in waiting if f.done())
                 waiting.remove(done)
             yield done.result()
 

@@ -255,7 +255,8 @@ class _Run:
 
     def run(self) -> None:
         for batch in self._pool.batches():
-            while min(self._load) >= 2:  # one at work and one at hand for each model
+            # One at work and one at hand for each model, and what the pool's memory allows.
+            while min(self._load) >= 2 or len(self._running) >= self._pool.may_keep:
                 self._collect()
             chosen = self._load.index(min(self._load))
             actor, size = self._models[chosen], batch.plan.size

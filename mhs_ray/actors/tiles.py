@@ -10,8 +10,9 @@ which another one reads.
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -89,7 +90,7 @@ class PoolBatch:
         return pa.RecordBatch.from_arrays([*table.columns, tensor], [*table.schema.names, "tile"])
 
     def keep(self) -> None:
-        """Hold the pixels until `release`, also when further batches are asked for."""
+        """Hold the pixels until `release`, also when further batches are asked for; see `TilePool.may_keep`."""
         self._kept = True
 
     def next_asked(self) -> None:
@@ -117,9 +118,10 @@ class Reader:
         self._open: dict[str, TileReader] = {}
         self._rings: dict[str, Ring] = {}
         if ring is not None:
-            memory = self._ring(*ring)
-            for slot in first:
-                memory.touch(slot)
+            with suppress(SlideError):  # `read` says it
+                memory = self._ring(*ring)
+                for slot in first:
+                    memory.touch(slot)
 
     def node(self) -> str:
         """Return Ray's id of the node."""
@@ -167,7 +169,6 @@ class _Part:
     plan: TilePlan
     indices: NDArray[np.int64]
     slots: list[int] = field(default_factory=list)
-    losses: int = 0
     answer: list[NDArray[np.uint8]] | None = None
 
 
@@ -210,6 +211,8 @@ class TilePool:
         self._todo: deque[_Part] = deque()
         self._unplanned = deque(range(len(self._slides)))
         self._bad: set[int] = set()
+        self._skipped: set[int] = set()  # parts of bad slides that nobody began
+        self._losses: Counter[int] = Counter()  # of readers, by what they were at
         self._numbers = 0
         self._running: dict[Any, tuple[_Handle, _Part | int]] = {}
         try:
@@ -218,6 +221,11 @@ class TilePool:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def may_keep(self) -> int:
+        """How many batches the caller may `keep` at a time without the readers running out of memory."""
+        return max(1, self._slots // 2)
 
     def wait_for_readers(self) -> None:
         """Return once every reader runs."""
@@ -229,13 +237,16 @@ class TilePool:
         following = 0
         while True:
             self._hand_out()
-            while self._options.ordered and following in waiting:
-                yield from self._deliver(waiting.pop(following))
+            while self._options.ordered and (following in waiting or following in self._skipped):
+                if following in waiting:
+                    yield from self._deliver(waiting.pop(following))
                 following += 1
                 self._hand_out()
             if not self._running:
-                if self._todo or self._unplanned:
-                    continue
+                self._hand_out()
+            if not self._running:
+                if self._todo:
+                    raise SlideError("bad-request", f"more than {self.may_keep} batches are kept; release some first")
                 return
             ready, _ = ray.wait(list(self._running), num_returns=1)
             for ref in ready:
@@ -307,14 +318,15 @@ class TilePool:
 
     def _take(self, ref: Any) -> _Part | None:
         """Return the part that is done; None where the answer was a plan, an error, or never came."""
-        reader, what = self._running.pop(ref)
+        reader, _ = self._running[ref]
+        oldest = next(w for r, w in self._running.values() if r is reader)  # what the reader is at, if it is alive
+        _, what = self._running.pop(ref)
         reader.load -= 1
         slide = what if isinstance(what, int) else what.slide
         try:
             answer = ray.get(ref)
         except ray.exceptions.RayActorError:
-            self._lost(reader, what)
-            return None
+            return self._lost(reader, what, oldest)
         except ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, MhsError) else None
             if cause is None or self._options.bad_slide is None:
@@ -349,30 +361,43 @@ class TilePool:
             self._todo.append(_Part(slide, self._numbers, plan, indices))
             self._numbers += 1
 
-    def _lost(self, reader: _Handle, what: _Part | int) -> None:
+    def _lost(self, reader: _Handle, what: _Part | int, oldest: _Part | int) -> _Part | None:
+        """Replace the reader and have its work done again, unless it is the work that kills: what it was at."""
         if reader in self._readers:
             log.warning("a tile reader died; another one takes over what it had not finished")
             self._readers.remove(reader)
             self._readers.append(self._hire(reader.seat))
-        if isinstance(what, int):
-            self._unplanned.appendleft(what)
-            return
-        self._give_back(what.slots)
-        what.slots = []
-        what.losses += 1
-        if what.losses >= _MAX_LOSSES:
-            name = what.plan.slide
-            raise SlideError("unreadable", f"reading tiles of {name} killed {_MAX_LOSSES} readers; it is hostile")
-        self._todo.appendleft(what)
+            self._losses[_key(oldest)] += 1
+        slide = what if isinstance(what, int) else what.slide
+        if isinstance(what, _Part):
+            self._give_back(what.slots)
+            what.slots = []
+        if slide not in self._bad and self._losses[_key(what)] < _MAX_LOSSES:
+            if isinstance(what, int):
+                self._unplanned.appendleft(what)
+            else:
+                self._todo.appendleft(what)
+            return None
+        error = SlideError("unreadable", f"{self._name(slide)} killed {_MAX_LOSSES} readers; it is hostile")
+        if self._options.bad_slide is None:
+            raise error
+        self._leave_out(slide, error, what)
+        return self._empty(what)
+
+    def _name(self, slide: int) -> str:
+        source = self._slides[slide]
+        return source.name or source.where.split("?")[0]
 
     def _leave_out(self, slide: int, error: MhsError, what: _Part | int) -> None:
         if slide not in self._bad:
             self._bad.add(slide)
+            self._skipped.update(p.number for p in self._todo if p.slide == slide)
+            self._todo = deque(p for p in self._todo if p.slide != slide)
             plan = self.plans.pop(slide, None)
             if plan is not None:
                 self.planned -= len(plan)
             assert self._options.bad_slide is not None
-            self._options.bad_slide(self._slides[slide].name or self._slides[slide].where.split("?")[0], error)
+            self._options.bad_slide(self._name(slide), error)
         if isinstance(what, _Part):
             self._give_back(what.slots)
 
@@ -397,6 +422,11 @@ class TilePool:
             self.done += len(indices)
             yield made
             made.next_asked()
+
+
+def _key(what: _Part | int) -> int:
+    """A slide while it was planned, or a part."""
+    return ~what if isinstance(what, int) else what.number
 
 
 @dataclass(eq=False)

@@ -24,7 +24,7 @@ class TileFeed:
     """size, stride: pixels of a tile. mpp or level: of the tiles, level 0 when neither. batch: tiles in one message.
 
     tissue: leave out the glass. dct: allow inexact, faster scaling. drop_edges: no tile reaches beyond the slide.
-    unordered: tiles come as they are ready.
+    unordered: tiles come in the order that is quickest, as they are ready.
     """
 
     size: int = 256

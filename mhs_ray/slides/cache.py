@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ from mhs_ray.domain.errors import SlideError, SlideFetchError
 from mhs_ray.domain.redact import redact_url
 from mhs_ray.slides.archive import ArchiveLimits, unpack_series_isolated, unpacked_bytes_isolated
 from mhs_ray.slides.check import CheckLimits, check_slide_isolated
-from mhs_ray.slides.fetch import FetchLimits, FetchResult, OnProgress, fetch, revalidate
+from mhs_ray.slides.fetch import Cancelled, FetchLimits, FetchResult, OnProgress, fetch, revalidate
 from mhs_ray.slides.flock import locked, try_lock
 from mhs_ray.slides.presigned import stable_identity
 from mhs_ray.slides.reader import SlideFacts
@@ -127,7 +128,7 @@ class SlideCache:
         """Yield the slide, fetched and checked if it was not there; it stays until the block is left.
 
         on_progress: see `fetch`; of a series, counts each file from 0. cancelled: asked while waiting for another
-        process's download, and about every MiB of its own. Raises SlideError and SlideFetchError; a slide that failed
+        process's download, and during one's own. Raises SlideError and SlideFetchError; a slide that failed
         its check is not kept.
         """
         with self._leased(source, on_progress, cancelled) as slide:
@@ -176,27 +177,27 @@ class SlideCache:
             for entry in sorted(self._entries.glob(f"{source.key}.*"), key=lambda e: e.name != confirmed):
                 with try_lock(entry / _LEASE, shared=True, create=False) as leased:
                     meta = self._meta(entry) if leased else None
-                    if meta is None or (entry.name != confirmed and not self._is_good(source, entry, meta)):
+                    if meta is None or (entry.name != confirmed and not self._is_good(source, entry, meta, cancelled)):
                         continue
                     os.utime(entry / _META)
                     yield self._cached(entry, meta, entry.name != made_here)
                     return
             with locked(self._locks / source.key, cancelled):
-                made = self._current(source)
+                made = self._current(source, cancelled)
                 if made is None:
-                    made = self._download(source, _unless(cancelled, on_progress), ahead)
+                    made = self._download(source, on_progress, cancelled, ahead)
                     made_here = made.name
                 confirmed = made.name
 
-    def _current(self, source: SlideSource) -> Path | None:
+    def _current(self, source: SlideSource, cancelled: Cancelled) -> Path | None:
         """An entry that another process made while we waited for the lock; it is as fresh as our question."""
         for entry in self._entries.glob(f"{source.key}.*"):
             meta = self._meta(entry)
-            if meta is not None and (entry / _LEASE).exists() and self._is_good(source, entry, meta):
+            if meta is not None and (entry / _LEASE).exists() and self._is_good(source, entry, meta, cancelled):
                 return entry
         return None
 
-    def _is_good(self, source: SlideSource, entry: Path, meta: dict[str, Any]) -> bool:
+    def _is_good(self, source: SlideSource, entry: Path, meta: dict[str, Any], cancelled: Cancelled) -> bool:
         """Say whether the entry holds what was fetched, and the storage lets this source read it and has no newer."""
         if not self._survived(entry, meta):
             return False
@@ -205,11 +206,11 @@ class SlideCache:
         if len(meta["etags"]) != len(source.urls):
             return False
         return all(
-            revalidate(url, etag, limits=self._fetch_limits, policy=self._policy)
+            revalidate(url, etag, limits=self._fetch_limits, policy=self._policy, cancelled=cancelled)
             for url, etag in zip(source.urls, meta["etags"], strict=True)
         )
 
-    def _download(self, source: SlideSource, on_progress: OnProgress | None, ahead: bool) -> Path:
+    def _download(self, source: SlideSource, on_progress: OnProgress | None, cancelled: Cancelled, ahead: bool) -> Path:
         name = f"{source.key}.{secrets.token_hex(6)}"
         work = self._tmp / name
         with ExitStack() as owned:
@@ -220,19 +221,19 @@ class SlideCache:
                 if ahead:
                     (work / _AHEAD).touch()
             try:
-                return self._fill(source, work, on_progress)
+                return self._fill(source, work, partial(self._fetch, work, on_progress, cancelled))
             except OSError as error:
                 raise SlideFetchError(
                     "no-space", f"the slide cannot be kept on this node: {error.strerror or error}", True
                 ) from None
 
-    def _fill(self, source: SlideSource, work: Path, on_progress: OnProgress | None) -> Path:
+    def _fill(self, source: SlideSource, work: Path, bring: Callable[[str, Path, int], FetchResult]) -> Path:
         content = work / "content"
         content.mkdir()
         slide = content / "slide"
         results: list[FetchResult] = []
         if len(source.urls) == 1:
-            results.append(self._fetch(source.urls[0], slide, work, 0, on_progress))
+            results.append(bring(source.urls[0], slide, 0))
             if sniff(slide) is Kind.ZIP:
                 slide = self._unpack(slide, work, results[0].size)
         else:
@@ -240,7 +241,7 @@ class SlideCache:
             slide.mkdir()
             for number, url in enumerate(source.urls):
                 before = sum(r.size for r in results)
-                results.append(self._fetch(url, slide / f"{number:04d}.dcm", work, before, on_progress))
+                results.append(bring(url, slide / f"{number:04d}.dcm", before))
         facts = check_slide_isolated(slide, self._check_limits)
         meta = {
             "path": slide.name,
@@ -260,7 +261,9 @@ class SlideCache:
                 self._evict(older)
         return entry
 
-    def _fetch(self, url: str, dest: Path, work: Path, before: int, on_progress: OnProgress | None) -> FetchResult:
+    def _fetch(
+        self, work: Path, on_progress: OnProgress | None, cancelled: Cancelled, url: str, dest: Path, before: int
+    ) -> FetchResult:
         reserved = [-1]
 
         def progress(done: int, total: int | None) -> None:
@@ -271,7 +274,8 @@ class SlideCache:
             if on_progress is not None:
                 on_progress(done, total)
 
-        return fetch(url, dest, limits=self._fetch_limits, policy=self._policy, on_progress=progress)
+        limits, policy = self._fetch_limits, self._policy
+        return fetch(url, dest, limits=limits, policy=policy, on_progress=progress, cancelled=cancelled)
 
     def _unpack(self, archive: Path, work: Path, packed: int) -> Path:
         room = unpacked_bytes_isolated(archive)
@@ -382,18 +386,6 @@ def _size(path: Path) -> int:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _unless(cancelled: Callable[[], bool], on_progress: OnProgress | None) -> OnProgress:
-    """Return an `on_progress` that ends the download once `cancelled` says so; whoever waits for it begins anew."""
-
-    def progress(done: int, total: int | None) -> None:
-        if cancelled():
-            raise SlideFetchError("cancelled", "fetching the slide was cancelled")
-        if on_progress is not None:
-            on_progress(done, total)
-
-    return progress
 
 
 def _used_at(entry: Path) -> float:

@@ -69,6 +69,13 @@ class FetchResult:
 OnProgress = Callable[[int, int | None], None]
 """Called with (bytes so far, bytes in all or None) at the start and about every MiB; what it raises ends the fetch."""
 
+Cancelled = Callable[[], bool]
+"""Asked about every half second, also while nothing comes; when true, SlideFetchError (``cancelled``) is raised."""
+
+
+def _never() -> bool:
+    return False
+
 
 @dataclass(slots=True)
 class _State:
@@ -95,15 +102,17 @@ def fetch(
     limits: FetchLimits | None = None,
     policy: UrlPolicy | None = None,
     on_progress: OnProgress | None = None,
+    cancelled: Cancelled = _never,
     tls: ssl.SSLContext | None = None,
 ) -> FetchResult:
     """Write the bytes at `url` (http, https, or file where the policy says so) to `dest`, which is replaced.
 
     Raises SlideFetchError: ``expired``, ``forbidden``, ``not-found``, ``refused`` (by the policy or in an odd way),
-    ``stalled``, ``short-body``, ``changed``, ``too-large``, ``no-space``, ``unreachable``; `dest` is then removed.
+    ``stalled``, ``short-body``, ``changed``, ``too-large``, ``no-space``, ``unreachable``, ``cancelled``; `dest`
+    is then removed.
     """
     limits, policy = limits or FetchLimits(), policy or UrlPolicy()
-    on_progress = on_progress or (lambda done, total: None)
+    on_progress = _unless(cancelled, on_progress)
     policy.check_url(url)
     try:
         if urlsplit(url).scheme == "file":
@@ -114,8 +123,8 @@ def fetch(
                 "expired",
                 f"the slide's URL expired at {end:%Y-%m-%d %H:%M:%S} UTC: {redact_url(url)}; submit the task again",
             )
-        with client(policy, limits, tls) as http, dest.open("wb") as file:
-            return _Download(http, url, file, dest.absolute().parent, limits, on_progress).run()
+        with client(policy, limits, tls, cancelled) as http, dest.open("wb") as file:
+            return _Download(http, url, file, dest.absolute().parent, limits, on_progress, cancelled).run()
     except OSError as error:
         dest.unlink(missing_ok=True)
         raise SlideFetchError("no-space", f"the slide cannot be written on this node: {error.strerror}", True) from None
@@ -130,6 +139,7 @@ def revalidate(
     *,
     limits: FetchLimits | None = None,
     policy: UrlPolicy | None = None,
+    cancelled: Cancelled = _never,
     tls: ssl.SSLContext | None = None,
 ) -> bool:
     """Ask the storage whether `url` may still be read and still has `etag`; one byte is asked for, HEAD is not signed.
@@ -141,7 +151,7 @@ def revalidate(
     if urlsplit(url).scheme == "file":
         file = policy.check_file(url)
         return file.is_file() and _file_etag(file) == etag
-    with client(policy, limits, tls) as http:
+    with client(policy, limits, tls, cancelled) as http:
         for attempt in range(limits.retries + 1):
             try:
                 answer = send(http, url, {"Range": "bytes=0-0"}, limits)
@@ -157,15 +167,27 @@ def revalidate(
                 failed = failure_to_fetch(url, error)
                 if not failed.transient or attempt == limits.retries:
                     raise failed from None
-                time.sleep(min(limits.backoff_s * 2**attempt, limits.backoff_max_s))
+                _pause(min(limits.backoff_s * 2**attempt, limits.backoff_max_s), cancelled)
     raise AssertionError("unreachable")
 
 
-def client(policy: UrlPolicy, limits: FetchLimits, tls: ssl.SSLContext | None = None) -> httpx.Client:
+def _unless(cancelled: Cancelled, on_progress: OnProgress | None) -> OnProgress:
+    def progress(done: int, total: int | None) -> None:
+        if cancelled():
+            raise SlideFetchError("cancelled", "fetching the slide was cancelled")
+        if on_progress is not None:
+            on_progress(done, total)
+
+    return progress
+
+
+def client(
+    policy: UrlPolicy, limits: FetchLimits, tls: ssl.SSLContext | None = None, cancelled: Cancelled = _never
+) -> httpx.Client:
     """Return an HTTP client under `policy`; it follows no redirect by itself and uses no proxy."""
     stall_s = min(limits.stall_s, limits.deadline_s)  # a host that says nothing must not hold us beyond the deadline
     return httpx.Client(
-        transport=GuardedTransport(policy, Pace(stall_s, limits.stall_min_bytes), tls),
+        transport=GuardedTransport(policy, Pace(stall_s, limits.stall_min_bytes, cancelled), tls),
         timeout=httpx.Timeout(stall_s, connect=limits.connect_s),
         follow_redirects=False,
         trust_env=False,
@@ -182,9 +204,10 @@ class _Download:
         folder: Path,
         limits: FetchLimits,
         on_progress: OnProgress,
+        cancelled: Cancelled,
     ) -> None:
         self._http, self._url, self._file, self._folder = http, url, file, folder
-        self._limits, self._on_progress = limits, on_progress
+        self._limits, self._on_progress, self._cancelled = limits, on_progress, cancelled
         self._state = _State()
         self._shown = redact_url(url)
         self._ends = time.monotonic() + limits.deadline_s
@@ -204,7 +227,7 @@ class _Download:
                 delay = min(self._limits.backoff_s * 2 ** (failures - 1), self._limits.backoff_max_s)
                 self._check_deadline(delay)
                 log.info("resuming %s at byte %d: %s", self._shown, self._state.offset, failed.reason)
-                time.sleep(delay)
+                _pause(delay, self._cancelled)
         state = self._state
         return FetchResult(state.offset, state.etag, state.last_modified, state.digest.hexdigest())
 
@@ -328,6 +351,14 @@ def failure_to_fetch(url: str, error: Exception) -> SlideFetchError:
     if "without sending complete message body" in detail or "incomplete" in detail:
         return SlideFetchError("short-body", f"{shown} sent fewer bytes than it announced", True)
     return SlideFetchError("unreachable", f"the connection to {shown} broke: {detail or type(error).__name__}", True)
+
+
+def _pause(seconds: float, cancelled: Cancelled) -> None:
+    ends = time.monotonic() + seconds
+    while (left := ends - time.monotonic()) > 0:
+        if cancelled():
+            raise SlideFetchError("cancelled", "fetching the slide was cancelled")
+        time.sleep(min(left, 0.5))
 
 
 def first_bytes(answer: httpx.Response) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -17,6 +17,7 @@ from typing import Any, Final
 import httpcore
 import httpx
 
+from mhs_ray.domain.errors import SlideFetchError
 from mhs_ray.domain.redact import RedactUrls
 from mhs_ray.slides.url_guard import UrlPolicy
 
@@ -24,13 +25,19 @@ from mhs_ray.slides.url_guard import UrlPolicy
 logging.getLogger("httpx").addFilter(RedactUrls())
 logging.getLogger("httpcore").setLevel(logging.INFO)
 
+_LOOK_S: Final = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The slowest answer that is waited for: `min_bytes` in every `stall_s` seconds spent waiting."""
+    """The slowest answer that is waited for: `min_bytes` in every `stall_s` seconds spent waiting.
+
+    cancelled: asked every half second meanwhile; once it says so, SlideFetchError (``cancelled``) is raised.
+    """
 
     stall_s: float = 30.0
     min_bytes: int = 4096
+    cancelled: Callable[[], bool] = lambda: False
 
 
 class _PacedStream(httpcore.NetworkStream):
@@ -41,16 +48,27 @@ class _PacedStream(httpcore.NetworkStream):
         self._waited, self._received = 0.0, 0
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        left = max(self._pace.stall_s - self._waited, 0.001)
-        started = time.monotonic()
-        data = self._inner.read(max_bytes, left if timeout is None else min(left, timeout))
-        self._waited += time.monotonic() - started
-        self._received += len(data)
-        if self._received >= self._pace.min_bytes:
-            self._waited, self._received = 0.0, 0
-        elif self._waited >= self._pace.stall_s:
-            raise httpcore.ReadTimeout("the answer comes too slowly")
-        return data
+        pace = self._pace
+        ends = time.monotonic() + (max(pace.stall_s - self._waited, 0.001) if timeout is None else timeout)
+        while True:
+            if pace.cancelled():
+                raise SlideFetchError("cancelled", "fetching the slide was cancelled")
+            started = time.monotonic()
+            left = min(ends - started, pace.stall_s - self._waited)
+            try:
+                data = self._inner.read(max_bytes, min(max(left, 0.001), _LOOK_S))
+            except httpcore.ReadTimeout:
+                self._waited += time.monotonic() - started
+                if left > _LOOK_S:
+                    continue
+                raise
+            self._waited += time.monotonic() - started
+            self._received += len(data)
+            if self._received >= pace.min_bytes:
+                self._waited, self._received = 0.0, 0
+            elif self._waited >= pace.stall_s:
+                raise httpcore.ReadTimeout("the answer comes too slowly")
+            return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._waited, self._received = 0.0, 0

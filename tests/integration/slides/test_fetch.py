@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,45 @@ def test_a_storage_that_stalls_is_given_up(storage: Any, tmp_path: Path, after: 
     limits = FetchLimits(stall_s=0.3, backoff_s=0.01, retries=1)
     error = failure(storage.url("/s"), tmp_path / "s", limits)
     assert (error.reason, error.transient) == ("stalled", True)
+
+
+@pytest.mark.parametrize("what", ["headers of a slide", "body of a slide", "headers of a question"])
+def test_a_cancel_does_not_wait_for_a_storage_that_says_nothing(storage: Any, tmp_path: Path, what: str) -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def saying_nothing(handler: Any) -> None:
+        if what == "body of a slide":
+            handler.head(200, ETag='"v1"', Content_Length=len(DATA))
+            handler.wfile.write(DATA[:2000])
+            handler.wfile.flush()
+        asked.set()
+        ended.wait(60)
+
+    storage.answers["/s"] = saying_nothing
+    url, dest, slow = storage.url("/s"), tmp_path / "s", FetchLimits(stall_s=50)
+    started = time.monotonic()
+    ask: Any = partial(get, url, dest, slow)
+    if what == "headers of a question":
+        ask = partial(revalidate, url, '"v1"', limits=slow, policy=HERE)
+    try:
+        with pytest.raises(SlideFetchError) as error:
+            ask(cancelled=asked.is_set)
+    finally:
+        ended.set()
+    assert error.value.reason == "cancelled"
+    assert time.monotonic() - started < 25
+    assert not dest.exists()
+
+
+def test_a_cancel_does_not_wait_for_the_next_try(storage: Any, tmp_path: Path) -> None:
+    storage.answers["/s"] = lambda handler: handler.error(503, "SlowDown", "slow down")
+    started = time.monotonic()
+    limits = FetchLimits(backoff_s=50, backoff_max_s=50)
+    with pytest.raises(SlideFetchError) as error:
+        get(storage.url("/s"), tmp_path / "s", limits, cancelled=lambda: time.monotonic() - started > 1)
+    assert error.value.reason == "cancelled"
+    assert len(storage.requests) == 1
+    assert time.monotonic() - started < 25
 
 
 @pytest.mark.parametrize("where", ["headers", "body"])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gc
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
 from numpy.typing import NDArray
 
-from mhs_ray.actors.tiles import PoolOptions, TilePool, TileSlide, tile_dataset
+from mhs_ray.actors import tiles
+from mhs_ray.actors.tiles import PoolBatch, PoolOptions, TilePool, TileSlide, tile_dataset
 from mhs_ray.domain.errors import MhsError, SlideError
 from mhs_ray.slides.bands import BatchLimits
 from mhs_ray.slides.plan import TileRequest
@@ -94,6 +98,60 @@ def test_a_bad_slide_is_told_and_the_others_are_read(slides: list[Path], tmp_pat
     assert told[0][1].reason == "truncated"
     with TilePool(sources([bad]), TileRequest(256), SMALL) as pool, pytest.raises(SlideError, match="cut off"):
         list(pool.batches())
+
+
+class Fragile(tiles.Reader):
+    """Dies of a slide by this name, as of a fault in a C library: while it is opened, or while its tiles are read."""
+
+    def plan(self, slide: TileSlide, request: TileRequest, tissue: Any) -> Any:
+        if slide.name == "kills the planner":
+            os._exit(1)
+        return super().plan(slide, request, tissue)
+
+    def read(self, slide: TileSlide, *rest: Any) -> Any:
+        if slide.name == "kills the reader":
+            os._exit(1)
+        return super().read(slide, *rest)
+
+
+@pytest.mark.parametrize("name", ["kills the planner", "kills the reader"])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_slide_that_kills_its_readers_is_left_out_and_the_others_are_read(
+    slides: list[Path], monkeypatch: pytest.MonkeyPatch, name: str, ordered: bool
+) -> None:
+    monkeypatch.setattr(tiles, "ReaderActor", ray.remote(Fragile))
+    told: list[tuple[str, MhsError]] = []
+    options = replace(SMALL, bad_slide=lambda n, e: told.append((n, e)), ordered=ordered)
+    with TilePool([TileSlide(str(slides[0]), name), TileSlide(str(slides[1]))], TileRequest(256), options) as pool:
+        assert same(together(pool), alone([slides[1]], TileRequest(256)))
+    [(who, error)] = told
+    assert who == name
+    assert "killed 3 readers" in str(error)
+    with (
+        TilePool([TileSlide(str(slides[0]), name)], TileRequest(256), SMALL) as pool,
+        pytest.raises(SlideError, match="hostile"),
+    ):
+        list(pool.batches())
+
+
+def test_what_may_be_kept_is_said_and_more_is_an_error(slides: list[Path]) -> None:
+    def keeping(pool: TilePool, most: int) -> int:
+        kept: list[PoolBatch] = []
+        for batch in pool.batches():
+            batch.keep()
+            kept.append(batch)
+            if len(kept) > most:
+                kept.pop(0).release()
+        return pool.done
+
+    little = replace(SMALL, memory_bytes=8 << 20)
+    with TilePool(sources(slides), TileRequest(256), little) as pool:
+        assert keeping(pool, pool.may_keep) == pool.planned == 96
+    with (
+        TilePool(sources(slides), TileRequest(256), little) as pool,
+        pytest.raises(SlideError, match=f"more than {pool.may_keep} batches are kept"),
+    ):
+        keeping(pool, 96)
 
 
 def test_leaving_early_frees_the_actors_and_the_memory(slides: list[Path]) -> None:

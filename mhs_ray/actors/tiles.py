@@ -118,7 +118,7 @@ class Reader:
         self._open: dict[str, TileReader] = {}
         self._rings: dict[str, Ring] = {}
         if ring is not None:
-            with suppress(SlideError):  # `read` says it
+            with suppress(SlideError, OSError):  # `read` says it
                 memory = self._ring(*ring)
                 for slot in first:
                     memory.touch(slot)
@@ -136,7 +136,8 @@ class Reader:
     ) -> list[NDArray[np.uint8]] | None:
         """Read the tiles of `part`: into `slots` of `ring`, `batch` tiles each, or return them."""
         reader = self._slide(slide)
-        limits = BatchLimits(batch, 1)
+        # Enough for whole batches, whatever the tiles' size: slots and indices are counted in them.
+        limits = BatchLimits(batch, 1, max(BatchLimits().memory_bytes, 4 * batch * part.size.pixels * 3))
         if ring is None:
             return [b.pixels for b in reader.batches(part, limits)]
         memory = self._ring(*ring)
@@ -365,6 +366,7 @@ class TilePool:
         """Replace the reader and have its work done again, unless it is the work that kills: what it was at."""
         if reader in self._readers:
             log.warning("a tile reader died; another one takes over what it had not finished")
+            ray.kill(reader.actor)  # one that is only out of reach would go on writing to its slots
             self._readers.remove(reader)
             self._readers.append(self._hire(reader.seat))
             self._losses[_key(oldest)] += 1

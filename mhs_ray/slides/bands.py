@@ -27,7 +27,7 @@ from mhs_ray.domain.errors import SlideError
 from mhs_ray.slides.cutting import Cutter, Stored
 from mhs_ray.slides.plan import TilePlan, coordinates
 from mhs_ray.slides.tiles import Batch, FastTiles
-from mhs_ray.slides.units import in_blocks
+from mhs_ray.slides.units import in_blocks, shares_stored
 
 _AHEAD_BYTES: Final = 48 << 20  # compressed bytes asked for ahead of decoding; they lie on disk, not in memory
 _AHEAD_TASKS: Final = 8  # tasks whose bytes are asked for before the next one is begun: the first tile is not to wait
@@ -131,10 +131,10 @@ class _Reading:
             raise SlideError("bad-request", "a batch has at least 1 tile, and is read by at least 1 thread")
         self._tiles, self._plan, self._limits = tiles, plan, limits
         self._batch = batch_size(plan, limits)
-        self._order = np.arange(len(plan))
-        if not limits.ordered and tiles.is_fast(plan.level) and not tiles.is_far:
+        self._order: NDArray[np.int64] | None = None  # of the plan's tiles, where it is not their own
+        if not limits.ordered and tiles.is_fast(plan.level) and not tiles.is_far and shares_stored(plan):
             self._order, _ = in_blocks(plan, self._batch)
-        self._cutter = Cutter(tiles, plan.take(self._order))
+        self._cutter = Cutter(tiles, plan if self._order is None else plan.take(self._order))
         self._threads = limits.threads or cores()
         self._allocate = allocate or self._reused
         self._pool_batches: deque[Batch] | None = deque() if allocate is None else None
@@ -230,7 +230,9 @@ class _Reading:
         finally:
             task.decoded.set()
             self._give_back(task)
-        indices = self._order[task.first : task.first + task.count]
+        indices = np.arange(task.first, task.first + task.count)
+        if self._order is not None:
+            indices = self._order[indices]
         return TileBatch(self._plan, task.number, indices, pixels, self._pool_batches)
 
     def _give_back(self, task: _Task) -> None:

@@ -70,7 +70,8 @@ OnProgress = Callable[[int, int | None], None]
 """Called with (bytes so far, bytes in all or None) at the start and about every MiB; what it raises ends the fetch."""
 
 Cancelled = Callable[[], bool]
-"""Asked about every half second, also while nothing comes; when true, SlideFetchError (``cancelled``) is raised."""
+"""Asked about every half second, also while nothing comes, and before each connection; when true, SlideFetchError
+(``cancelled``) is raised."""
 
 
 def _never() -> bool:

@@ -78,7 +78,7 @@ class RemoteFile:
         self._under_way: dict[int, Future[None]] = {}
         self._hot: OrderedDict[int, bytes] = OrderedDict()
         self._closed = threading.Event()
-        self._http = client(options.policy, options.limits, options.tls)
+        self._http = client(options.policy, options.limits, options.tls, self._closed.is_set)
         self._own: Path | None = None
         self._blocks: BlockFile
         self._pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="ranges")  # starts no thread yet
@@ -102,6 +102,7 @@ class RemoteFile:
                     self._blocks.write(number, head[number * BLOCK : (number + 1) * BLOCK])
             tail = min(_TAIL, self._blocks.count // 32)
             self._begin(list(range(self._blocks.count - tail, self._blocks.count)))
+            self._run = _FIRST_RUN
         except BaseException:
             self._http.close()
             self._remove_own()

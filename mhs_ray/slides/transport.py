@@ -32,12 +32,17 @@ _LOOK_S: Final = 0.5
 class Pace:
     """The slowest answer that is waited for: `min_bytes` in every `stall_s` seconds spent waiting.
 
-    cancelled: asked every half second meanwhile; once it says so, SlideFetchError (``cancelled``) is raised.
+    cancelled: asked every half second meanwhile, and before each connection.
     """
 
     stall_s: float = 30.0
     min_bytes: int = 4096
     cancelled: Callable[[], bool] = lambda: False
+
+    def check(self) -> None:
+        """Raise SlideFetchError (``cancelled``) once `cancelled` says so."""
+        if self.cancelled():
+            raise SlideFetchError("cancelled", "fetching the slide was cancelled")
 
 
 class _PacedStream(httpcore.NetworkStream):
@@ -51,8 +56,7 @@ class _PacedStream(httpcore.NetworkStream):
         pace = self._pace
         ends = time.monotonic() + (max(pace.stall_s - self._waited, 0.001) if timeout is None else timeout)
         while True:
-            if pace.cancelled():
-                raise SlideFetchError("cancelled", "fetching the slide was cancelled")
+            pace.check()
             started = time.monotonic()
             left = min(ends - started, pace.stall_s - self._waited)
             try:
@@ -101,6 +105,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         error: Exception = httpcore.ConnectError(f"the name {host} has no address")
         for address in self._policy.addresses(host, port):
+            self._pace.check()
             try:
                 stream = self._plain.connect_tcp(str(address), port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as failed:

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mhs_ray.domain.errors import SlideError
 from mhs_ray.slides.geometry import PixelSize
 from mhs_ray.slides.plan import TilePlan
 
@@ -44,7 +45,9 @@ def in_blocks(plan: TilePlan, tiles: int) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def split(plan: TilePlan, most: int) -> list[NDArray[np.int64]]:
-    """Return the indices of `plan` in parts of at most `most`; each tile is in one part."""
+    """Return the indices of `plan` in parts of at most `most`; each tile is in one part. Raises SlideError."""
+    if most < 1:
+        raise SlideError("bad-request", f"a part has at least 1 tile, not {most}")
     order, ends = in_blocks(plan, most)
     return _cut(order, ends, lambda at, number: most)
 

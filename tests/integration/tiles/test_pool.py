@@ -70,6 +70,23 @@ def test_in_order_means_slide_by_slide_and_in_the_plans_order(slides: list[Path]
     assert seen == [(slide, i) for slide in (0, 1) for i in range(48)]
 
 
+def test_batches_stay_whole_however_large_their_tiles_are(slides: list[Path]) -> None:
+    request = TileRequest(2048, stride=512)  # 12 tiles of 12 MiB: more than a reader has under way by itself
+    options = PoolOptions(readers=1, memory_bytes=500 << 20, batch=12)
+    with TilePool(sources(slides[:1]), request, options) as pool:
+        sizes = []
+        for batch in pool.batches():
+            sizes.append(len(batch))
+            found = batch.pixels[:, ::97, ::89].copy()
+    assert sizes == [12]
+    with open_tile_reader(slides[0]) as reader:
+        expected = np.concatenate(
+            [b.pixels[:, ::97, ::89] for b in reader.batches(reader.plan(request), BatchLimits(4))]
+        )
+    order = np.argsort(batch.indices)
+    assert np.array_equal(found[order], expected)
+
+
 def test_a_reader_that_dies_costs_nothing_but_time(slides: list[Path]) -> None:
     with TilePool(sources(slides), TileRequest(224, stride=100), SMALL) as pool:
         victim = pool._readers[0].actor

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mhs_ray.domain.errors import SlideError
 from mhs_ray.slides.geometry import Mpp, PixelSize
 from mhs_ray.slides.plan import Box, TilePlan, TileRequest, plan_tiles
 from mhs_ray.slides.reader import LevelFacts, SlideFacts
@@ -105,4 +106,6 @@ def test_the_first_and_last_parts_are_small_and_those_between_large() -> None:
 def test_a_plan_with_no_tiles_has_no_parts() -> None:
     plan = plan_of(256).take(np.array([], np.int64))
     assert split(plan, 64) == []
+    with pytest.raises(SlideError, match="at least 1 tile"):
+        split(plan, 0)
     assert share_out(plan, 8, 64, 2, ordered=False, begins=True, ends=True) == []

@@ -31,8 +31,9 @@ from typing import Any, Final
 from mhs_ray.domain.errors import SlideError, SlideFetchError
 from mhs_ray.domain.redact import redact_url
 from mhs_ray.slides.archive import ArchiveLimits, unpack_series_isolated, unpacked_bytes_isolated
+from mhs_ray.slides.cancelling import Cancelled, never
 from mhs_ray.slides.check import CheckLimits, check_slide_isolated
-from mhs_ray.slides.fetch import Cancelled, FetchLimits, FetchResult, OnProgress, fetch, revalidate
+from mhs_ray.slides.fetch import FetchLimits, FetchResult, OnProgress, fetch, revalidate
 from mhs_ray.slides.flock import locked, try_lock
 from mhs_ray.slides.presigned import stable_identity
 from mhs_ray.slides.reader import SlideFacts
@@ -123,7 +124,7 @@ class SlideCache:
         source: SlideSource,
         *,
         on_progress: OnProgress | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
+        cancelled: Cancelled = never,
     ) -> Iterator[CachedSlide]:
         """Yield the slide, fetched and checked if it was not there; it stays until the block is left.
 
@@ -139,7 +140,7 @@ class SlideCache:
 
         Whoever needs the slide meanwhile waits for this download rather than begin another. Raises as `get` does.
         """
-        with self._leased(source, None, lambda: False, ahead=True):
+        with self._leased(source, None, never, ahead=True):
             pass
 
     def keys(self) -> frozenset[str]:
@@ -148,7 +149,7 @@ class SlideCache:
 
     def sweep(self) -> None:
         """Remove what dead processes left, broken entries, and entries unused for too long. Runs at the start."""
-        with locked(self._locks / ".space", lambda: False):
+        with locked(self._locks / ".space", never):
             for folder in self._tmp.iterdir():
                 with try_lock(folder / "owner") as mine:
                     if mine:
@@ -167,7 +168,7 @@ class SlideCache:
         self,
         source: SlideSource,
         on_progress: OnProgress | None,
-        cancelled: Callable[[], bool],
+        cancelled: Cancelled,
         *,
         ahead: bool = False,
     ) -> Iterator[CachedSlide]:
@@ -214,7 +215,7 @@ class SlideCache:
         name = f"{source.key}.{secrets.token_hex(6)}"
         work = self._tmp / name
         with ExitStack() as owned:
-            with locked(self._locks / ".space", lambda: False):  # so that no sweep meets a folder without its owner
+            with locked(self._locks / ".space", never):  # so that no sweep meets a folder without its owner
                 work.mkdir()
                 owned.callback(shutil.rmtree, work, ignore_errors=True)
                 owned.enter_context(try_lock(work / "owner"))
@@ -294,7 +295,7 @@ class SlideCache:
             raise SlideFetchError(
                 "too-large", f"the slide has {need:,} bytes; this node's slide cache holds {self._limits.max_bytes:,}"
             )
-        with locked(self._locks / ".space", lambda: False):
+        with locked(self._locks / ".space", never):
             entries = sorted(self._entries.iterdir(), key=_used_at)
             sizes = {e: int((self._meta(e) or {}).get("size", 0)) for e in entries}
             used = sum(sizes.values()) + self._reserved(work)

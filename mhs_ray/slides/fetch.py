@@ -23,6 +23,7 @@ import httpx
 
 from mhs_ray.domain.errors import SlideFetchError
 from mhs_ray.domain.redact import redact_text, redact_url
+from mhs_ray.slides.cancelling import Cancelled, check, never, pause
 from mhs_ray.slides.presigned import expires_at, refusal
 from mhs_ray.slides.transport import GuardedTransport, Pace
 from mhs_ray.slides.url_guard import UrlPolicy
@@ -69,14 +70,6 @@ class FetchResult:
 OnProgress = Callable[[int, int | None], None]
 """Called with (bytes so far, bytes in all or None) at the start and about every MiB; what it raises ends the fetch."""
 
-Cancelled = Callable[[], bool]
-"""Asked about every half second, also while nothing comes, and before each connection; when true, SlideFetchError
-(``cancelled``) is raised."""
-
-
-def _never() -> bool:
-    return False
-
 
 @dataclass(slots=True)
 class _State:
@@ -103,7 +96,7 @@ def fetch(
     limits: FetchLimits | None = None,
     policy: UrlPolicy | None = None,
     on_progress: OnProgress | None = None,
-    cancelled: Cancelled = _never,
+    cancelled: Cancelled = never,
     tls: ssl.SSLContext | None = None,
 ) -> FetchResult:
     """Write the bytes at `url` (http, https, or file where the policy says so) to `dest`, which is replaced.
@@ -140,7 +133,7 @@ def revalidate(
     *,
     limits: FetchLimits | None = None,
     policy: UrlPolicy | None = None,
-    cancelled: Cancelled = _never,
+    cancelled: Cancelled = never,
     tls: ssl.SSLContext | None = None,
 ) -> bool:
     """Ask the storage whether `url` may still be read and still has `etag`; one byte is asked for, HEAD is not signed.
@@ -168,14 +161,13 @@ def revalidate(
                 failed = failure_to_fetch(url, error)
                 if not failed.transient or attempt == limits.retries:
                     raise failed from None
-                _pause(min(limits.backoff_s * 2**attempt, limits.backoff_max_s), cancelled)
+                pause(min(limits.backoff_s * 2**attempt, limits.backoff_max_s), cancelled)
     raise AssertionError("unreachable")
 
 
 def _unless(cancelled: Cancelled, on_progress: OnProgress | None) -> OnProgress:
     def progress(done: int, total: int | None) -> None:
-        if cancelled():
-            raise SlideFetchError("cancelled", "fetching the slide was cancelled")
+        check(cancelled)
         if on_progress is not None:
             on_progress(done, total)
 
@@ -183,7 +175,7 @@ def _unless(cancelled: Cancelled, on_progress: OnProgress | None) -> OnProgress:
 
 
 def client(
-    policy: UrlPolicy, limits: FetchLimits, tls: ssl.SSLContext | None = None, cancelled: Cancelled = _never
+    policy: UrlPolicy, limits: FetchLimits, tls: ssl.SSLContext | None = None, cancelled: Cancelled = never
 ) -> httpx.Client:
     """Return an HTTP client under `policy`; it follows no redirect by itself and uses no proxy."""
     stall_s = min(limits.stall_s, limits.deadline_s)  # a host that says nothing must not hold us beyond the deadline
@@ -228,7 +220,7 @@ class _Download:
                 delay = min(self._limits.backoff_s * 2 ** (failures - 1), self._limits.backoff_max_s)
                 self._check_deadline(delay)
                 log.info("resuming %s at byte %d: %s", self._shown, self._state.offset, failed.reason)
-                _pause(delay, self._cancelled)
+                pause(delay, self._cancelled)
         state = self._state
         return FetchResult(state.offset, state.etag, state.last_modified, state.digest.hexdigest())
 
@@ -352,14 +344,6 @@ def failure_to_fetch(url: str, error: Exception) -> SlideFetchError:
     if "without sending complete message body" in detail or "incomplete" in detail:
         return SlideFetchError("short-body", f"{shown} sent fewer bytes than it announced", True)
     return SlideFetchError("unreachable", f"the connection to {shown} broke: {detail or type(error).__name__}", True)
-
-
-def _pause(seconds: float, cancelled: Cancelled) -> None:
-    ends = time.monotonic() + seconds
-    while (left := ends - time.monotonic()) > 0:
-        if cancelled():
-            raise SlideFetchError("cancelled", "fetching the slide was cancelled")
-        time.sleep(min(left, 0.5))
 
 
 def first_bytes(answer: httpx.Response) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -17,32 +17,25 @@ from typing import Any, Final
 import httpcore
 import httpx
 
-from mhs_ray.domain.errors import SlideFetchError
 from mhs_ray.domain.redact import RedactUrls
+from mhs_ray.slides.cancelling import LOOK_S, Cancelled, check, never
 from mhs_ray.slides.url_guard import UrlPolicy
 
 # Both libraries log what they do: httpx each URL with its signature, httpcore (at DEBUG) each Location header.
 logging.getLogger("httpx").addFilter(RedactUrls())
 logging.getLogger("httpcore").setLevel(logging.INFO)
 
-_LOOK_S: Final = 0.5
-
 
 @dataclass(frozen=True, slots=True)
 class Pace:
     """The slowest answer that is waited for: `min_bytes` in every `stall_s` seconds spent waiting.
 
-    cancelled: asked every half second meanwhile, and before each connection.
+    cancelled: asked meanwhile, and before each connection.
     """
 
     stall_s: float = 30.0
     min_bytes: int = 4096
-    cancelled: Callable[[], bool] = lambda: False
-
-    def check(self) -> None:
-        """Raise SlideFetchError (``cancelled``) once `cancelled` says so."""
-        if self.cancelled():
-            raise SlideFetchError("cancelled", "fetching the slide was cancelled")
+    cancelled: Cancelled = never
 
 
 class _PacedStream(httpcore.NetworkStream):
@@ -56,14 +49,14 @@ class _PacedStream(httpcore.NetworkStream):
         pace = self._pace
         ends = time.monotonic() + (max(pace.stall_s - self._waited, 0.001) if timeout is None else timeout)
         while True:
-            pace.check()
+            check(pace.cancelled)
             started = time.monotonic()
             left = min(ends - started, pace.stall_s - self._waited)
             try:
-                data = self._inner.read(max_bytes, min(max(left, 0.001), _LOOK_S))
+                data = self._inner.read(max_bytes, min(max(left, 0.001), LOOK_S))
             except httpcore.ReadTimeout:
                 self._waited += time.monotonic() - started
-                if left > _LOOK_S:
+                if left > LOOK_S:
                     continue
                 raise
             self._waited += time.monotonic() - started
@@ -105,7 +98,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         error: Exception = httpcore.ConnectError(f"the name {host} has no address")
         for address in self._policy.addresses(host, port):
-            self._pace.check()
+            check(self._pace.cancelled)
             try:
                 stream = self._plain.connect_tcp(str(address), port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as failed:

@@ -66,6 +66,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
 
+    def begin(self, data: bytes, count: int) -> None:
+        """Announce `data`, and send the first `count` bytes of it."""
+        self.head(200, ETag='"v1"', Content_Length=len(data))
+        self.wfile.write(data[:count])
+        self.wfile.flush()
+
     def error(self, status: int, code: str, message: str) -> None:
         body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
         self.head(status, Content_Length=len(body), Content_Type="application/xml")

@@ -226,9 +226,7 @@ def test_a_process_killed_in_mid_download_leaves_nothing_for_long(
     reached, go_on = threading.Event(), threading.Event()
 
     def slowly(handler: Any) -> None:
-        handler.head(200, ETag='"v1"', Content_Length=len(slide_bytes))
-        handler.wfile.write(slide_bytes[:5000])
-        handler.wfile.flush()
+        handler.begin(slide_bytes, 5000)
         reached.set()
         go_on.wait(10)
 

@@ -121,9 +121,7 @@ def test_a_storage_that_lies_about_the_length_is_found_out(storage: Any, tmp_pat
 @pytest.mark.parametrize("after", [0, 2000])
 def test_a_storage_that_stalls_is_given_up(storage: Any, tmp_path: Path, after: int) -> None:
     def stalling(handler: Any) -> None:
-        handler.head(200, ETag='"v1"', Content_Length=len(DATA))
-        handler.wfile.write(DATA[:after])
-        handler.wfile.flush()
+        handler.begin(DATA, after)
         time.sleep(1.5)
 
     storage.answers["/s"] = stalling
@@ -138,9 +136,7 @@ def test_a_cancel_does_not_wait_for_a_storage_that_says_nothing(storage: Any, tm
 
     def saying_nothing(handler: Any) -> None:
         if what == "body of a slide":
-            handler.head(200, ETag='"v1"', Content_Length=len(DATA))
-            handler.wfile.write(DATA[:2000])
-            handler.wfile.flush()
+            handler.begin(DATA, 2000)
         asked.set()
         ended.wait(60)
 

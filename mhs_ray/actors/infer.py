@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
 
-from mhs_ray.actors.tiles import PoolBatch, PoolOptions, TilePool, TileSlide
+from mhs_ray.actors.tile_readers import TileSlide
+from mhs_ray.actors.tiles import PoolBatch, PoolOptions, TilePool
 from mhs_ray.domain.errors import InvalidInputError, MhsError
-from mhs_ray.slides.plan import TilePlan, TileRequest, coordinates
+from mhs_ray.slides.plan import TilePlan, TileRequest, coordinates, sides
 from mhs_ray.slides.remote import RemoteOptions
 from mhs_ray.slides.ring import Ring
 from mhs_ray.slides.tile_reader import Tissue
@@ -197,6 +198,7 @@ def infer(
 ) -> InferReport:
     """Run `model` over the tiles of `slides` into `out`; see the module. Raises only for what no slide can mend."""
     options = options or InferOptions()
+    sides(request)  # what is wrong with every slide is said once, before anything starts
     out.mkdir(parents=True, exist_ok=True)
     began, report = time.monotonic(), InferReport()
     key = json.dumps([model, asdict(request), bool(tissue)], sort_keys=True, default=str)

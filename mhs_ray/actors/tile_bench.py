@@ -9,7 +9,8 @@ import time
 
 import ray
 
-from mhs_ray.actors.tiles import PoolOptions, TilePool, TileSlide
+from mhs_ray.actors.tile_readers import TileSlide
+from mhs_ray.actors.tiles import PoolOptions, TilePool
 from mhs_ray.slides.plan import TileRequest
 
 

@@ -1,4 +1,4 @@
-"""Tiles from a pool of reader actors: for a GPU actor, a job script, or `ray.data`.
+"""Tiles from a pool of reader actors (`mhs_ray.actors.tile_readers`): for a GPU actor or a job script.
 
 The caller's process keeps the list of parts (`mhs_ray.slides.units`) and hands each reader the next one as it becomes
 free, so a fast reader takes what a slow one has not begun. Readers on the caller's node decode in place into shared
@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -21,34 +22,28 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
+from mhs_ray.actors.tile_readers import ReaderActor, TileSlide
 from mhs_ray.domain.errors import MhsError, SlideError
-from mhs_ray.slides.bands import BatchLimits, cores
-from mhs_ray.slides.plan import TilePlan, TileRequest, coordinates
+from mhs_ray.slides.bands import cores
+from mhs_ray.slides.plan import TilePlan, TileRequest, coordinates, sides
 from mhs_ray.slides.remote import RemoteOptions
 from mhs_ray.slides.ring import Ring
-from mhs_ray.slides.tile_reader import TileReader, Tissue, open_tile_reader
-from mhs_ray.slides.units import share_out, split
+from mhs_ray.slides.tile_reader import Tissue
+from mhs_ray.slides.units import share_out
 
 log = logging.getLogger(__name__)
+_resources: Any = ray  # these functions of it have no types
 
 _AHEAD: Final = 2  # parts that a reader has at a time: the next one waits with it, not with us
-_MOST: Final = (
-    4  # batches in a part: a call for each costs 1 ms, and memory that was never touched costs as much a batch
-)
+_MOST: Final = 4
+"""Batches in a part. A call for each costs a millisecond; more would have more memory touched for the first time."""
+
 _MAX_LOSSES: Final = 3  # of readers while they held the same part: then it is the part that kills
 
 
 @dataclass(frozen=True, slots=True)
-class TileSlide:
-    """A slide by path or URL. name: what rows and messages call it, the last part of the path when None."""
-
-    where: str = field(repr=False)  # may be presigned
-    name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class PoolOptions:
-    """readers: actors, each one core; None for the cores of this node. memory_bytes: of decoded tiles under way.
+    """readers: actors, each one core; None for the cores that are free. memory_bytes: of decoded tiles under way.
 
     batch: tiles in one. ordered: slides in the order given, parts in the plan's order. elsewhere: readers may be placed
     on other nodes. bad_slide: called with the name and the error of a slide that cannot be read, which is then left
@@ -105,64 +100,6 @@ class PoolBatch:
             release()
 
 
-class Reader:
-    """The actor. It keeps the slides it read last open.
-
-    ring: address, slots and bytes of a slot of the memory it will write to. first: slots that it gets ready at once.
-    """
-
-    def __init__(
-        self, remote: RemoteOptions | None, ring: tuple[str, int, int] | None = None, first: Sequence[int] = ()
-    ) -> None:
-        self._remote = remote
-        self._open: dict[str, TileReader] = {}
-        self._rings: dict[str, Ring] = {}
-        if ring is not None:
-            with suppress(SlideError, OSError):  # `read` says it
-                memory = self._ring(*ring)
-                for slot in first:
-                    memory.touch(slot)
-
-    def node(self) -> str:
-        """Return Ray's id of the node."""
-        return str(ray.get_runtime_context().get_node_id())
-
-    def plan(self, slide: TileSlide, request: TileRequest, tissue: bool | Tissue) -> TilePlan:
-        """Return the coordinates of a slide's tiles."""
-        return self._slide(slide).plan(request, tissue=tissue)
-
-    def read(
-        self, slide: TileSlide, part: TilePlan, batch: int, ring: tuple[str, int, int] | None, slots: Sequence[int]
-    ) -> list[NDArray[np.uint8]] | None:
-        """Read the tiles of `part`: into `slots` of `ring`, `batch` tiles each, or return them."""
-        reader = self._slide(slide)
-        # Enough for whole batches, whatever the tiles' size: slots and indices are counted in them.
-        limits = BatchLimits(batch, 1, max(BatchLimits().memory_bytes, 4 * batch * part.size.pixels * 3))
-        if ring is None:
-            return [b.pixels for b in reader.batches(part, limits)]
-        memory = self._ring(*ring)
-        free = iter(slots)
-        size = part.size
-        for _ in reader.batches(part, limits, lambda n: memory.tiles(next(free), n, size.height, size.width)):
-            pass
-        return None
-
-    def _slide(self, slide: TileSlide) -> TileReader:
-        found = self._open.pop(slide.where, None) or open_tile_reader(slide.where, name=slide.name, remote=self._remote)
-        self._open[slide.where] = found  # the newest last
-        while len(self._open) > 4:
-            self._open.pop(next(iter(self._open))).close()
-        return found
-
-    def _ring(self, where: str, slots: int, slot_bytes: int) -> Ring:
-        if where not in self._rings:
-            self._rings[where] = Ring.open(where, slots, slot_bytes)
-        return self._rings[where]
-
-
-ReaderActor: Any = ray.remote(Reader)
-
-
 @dataclass(eq=False)
 class _Part:
     slide: int
@@ -191,11 +128,10 @@ class TilePool:
         self._options = options = options or PoolOptions()
         if options.batch < 1 or (options.readers is not None and options.readers < 1):
             raise SlideError("bad-request", "a pool has at least 1 reader, and a batch at least 1 tile")
-        width, height = request.size if isinstance(request.size, tuple) else (request.size, request.size)
-        self._slot_bytes = max(1, options.batch * width * height * 3)
-        count = options.readers or cores()
+        self._slot_bytes = options.batch * sides(request)[0].pixels * 3
+        count = options.readers or max(1, min(cores(), int(_resources.available_resources().get("CPU", 0))))
         self._slots = max(count + 1, options.memory_bytes // self._slot_bytes)
-        if self._slot_bytes * (count + 1) > max(options.memory_bytes, 1):
+        if self._slot_bytes * (count + 1) > options.memory_bytes:
             raise SlideError(
                 "bad-request",
                 f"{count} readers of batches of {options.batch} need {self._slot_bytes * (count + 1) >> 20} MiB; "
@@ -245,12 +181,15 @@ class TilePool:
                 self._hand_out()
             if not self._running:
                 self._hand_out()
-            if not self._running:
+            starting = [r.up for r in self._readers if r.up is not None]
+            if not self._running and not (starting and (self._todo or self._unplanned)):
                 if self._todo:
                     raise SlideError("bad-request", f"more than {self.may_keep} batches are kept; release some first")
                 return
-            ready, _ = ray.wait(list(self._running), num_returns=1)
+            ready, _ = ray.wait([*self._running, *starting], num_returns=1)
             for ref in ready:
+                if ref not in self._running:
+                    continue  # a reader that is up now gets work above
                 part = self._take(ref)
                 if part is None:
                     continue
@@ -284,12 +223,20 @@ class TilePool:
         ring = None if self._options.elsewhere else (self._ring.address, self._slots, self._slot_bytes)
         first = self._free[seat][-_AHEAD * self._per_part :]
         actor = ReaderActor.options(**options).remote(self._options.remote, ring, first)
-        near = not self._options.elsewhere or ray.get(actor.node.remote()) == self._here
-        return _Handle(actor, near, seat)
+        return _Handle(actor, seat, actor.node.remote())
+
+    def _see_who_is_up(self) -> None:
+        """A reader that finds no free core yet, or never, must not hold up work that others could do."""
+        for reader in self._readers:
+            if reader.up is not None and ray.wait([reader.up], timeout=0)[0]:
+                with suppress(ray.exceptions.RayActorError):  # what it is given next will tell
+                    reader.near = reader.near and ray.get(reader.up) == self._here
+                reader.up = None
 
     def _hand_out(self) -> None:
         """Give each reader with room for it the next part; plan the next slide before the last one's parts run out."""
-        for reader in sorted(self._readers, key=lambda r: r.load):
+        self._see_who_is_up()
+        for reader in sorted((r for r in self._readers if r.up is None), key=lambda r: r.load):
             while reader.load < _AHEAD:
                 few = len(self._todo) < 2 * len(self._readers)
                 planning = any(isinstance(what, int) for _, what in self._running.values())
@@ -418,7 +365,7 @@ class TilePool:
                 pixels = part.answer[at]
             else:
                 pixels = self._ring.tiles(slot, len(indices), size.height, size.width)
-            made = PoolBatch(part.slide, part.plan, indices, pixels, lambda s=slot: self._give_back([s]))  # type: ignore[misc]
+            made = PoolBatch(part.slide, part.plan, indices, pixels, partial(self._give_back, [slot]))
             if part.answer is None:
                 made.place = (self._ring.address, self._slots, self._slot_bytes, slot)
             self.done += len(indices)
@@ -433,51 +380,10 @@ def _key(what: _Part | int) -> int:
 
 @dataclass(eq=False)
 class _Handle:
+    """up: what answers once the reader runs; None when it does. near: it is on the caller's node."""
+
     actor: Any
-    near: bool
     seat: int
+    up: Any
+    near: bool = True
     load: int = 0
-
-
-def tile_dataset(
-    slides: Sequence[TileSlide],
-    request: TileRequest,
-    *,
-    tissue: bool | Tissue = False,
-    readers: int = 2,
-    part: int = 256,
-    remote: RemoteOptions | None = None,
-) -> Any:
-    """Return a `ray.data.Dataset` of tiles: slide, level, x, y (level-0 pixels), mpp, tile (height, width, 3).
-
-    Plans are made at once, pixels as the dataset is consumed, on `readers` actors, `part` tiles to a block.
-    """
-    import ray.data
-
-    planner = ReaderActor.options(num_cpus=0).remote(remote)
-    try:
-        plans = ray.get([planner.plan.remote(s, request, tissue) for s in slides])
-    finally:
-        ray.kill(planner)
-    parts = [
-        (slide, plan.take(indices)) for slide, plan in zip(slides, plans, strict=True) for indices in split(plan, part)
-    ]
-    shared = ray.put(parts)
-    return ray.data.range(len(parts), override_num_blocks=max(1, len(parts))).map_batches(
-        _PartReader, batch_size=1, concurrency=readers, num_cpus=1, fn_constructor_args=(shared, remote)
-    )
-
-
-class _PartReader:
-    def __init__(self, parts: Any, remote: RemoteOptions | None) -> None:
-        self._parts = parts if isinstance(parts, list) else ray.get(parts)
-        self._reader = Reader(remote)
-
-    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for number in batch["id"]:
-            slide, plan = self._parts[int(number)]
-            pixels = self._reader.read(slide, plan, len(plan), None, ())
-            assert pixels is not None
-            rows = coordinates(plan, np.arange(len(plan)))
-            columns = {name: np.asarray(rows[name].to_pylist()) for name in rows.schema.names}
-            yield {**columns, "tile": np.concatenate(pixels)}

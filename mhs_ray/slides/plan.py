@@ -160,7 +160,7 @@ def plan_tiles(name: str, facts: SlideFacts, request: TileRequest, wanted: HasTi
 
     Raises SlideError: ``bad-request`` (and says what to ask instead), ``no-such-level``, ``no-mpp``.
     """
-    size, stride = _pair("tile size", request.size), _pair("stride", request.stride or request.size)
+    size, stride = sides(request)
     level, factor, mpp = _scale(name, facts, request)
     chosen = facts.levels[level]
     if math.ceil(size.width * factor) * math.ceil(size.height * factor) > MAX_REGION_PIXELS:
@@ -199,6 +199,12 @@ def plan_tiles(name: str, facts: SlideFacts, request: TileRequest, wanted: HasTi
     if wanted is None:
         return plan
     return plan.where(wanted)
+
+
+def sides(request: TileRequest) -> tuple[PixelSize, PixelSize]:
+    """Return the size and the stride of `request`. Raises SlideError (``bad-request``), whatever the slide."""
+    stride = request.size if request.stride is None else request.stride
+    return _pair("tile size", request.size), _pair("stride", stride)
 
 
 def _steps(length: int, stride: float, size: float, edge: str) -> int:

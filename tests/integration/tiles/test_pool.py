@@ -14,7 +14,9 @@ import ray
 from numpy.typing import NDArray
 
 from mhs_ray.actors import tiles
-from mhs_ray.actors.tiles import PoolBatch, PoolOptions, TilePool, TileSlide, tile_dataset
+from mhs_ray.actors.tile_dataset import tile_dataset
+from mhs_ray.actors.tile_readers import Reader, TileSlide
+from mhs_ray.actors.tiles import PoolBatch, PoolOptions, TilePool
 from mhs_ray.domain.errors import MhsError, SlideError
 from mhs_ray.slides.bands import BatchLimits
 from mhs_ray.slides.plan import TileRequest
@@ -117,7 +119,7 @@ def test_a_bad_slide_is_told_and_the_others_are_read(slides: list[Path], tmp_pat
         list(pool.batches())
 
 
-class Fragile(tiles.Reader):
+class Fragile(Reader):
     """Dies of a slide by this name, as of a fault in a C library: while it is opened, or while its tiles are read."""
 
     def plan(self, slide: TileSlide, request: TileRequest, tissue: Any) -> Any:
@@ -169,6 +171,17 @@ def test_what_may_be_kept_is_said_and_more_is_an_error(slides: list[Path]) -> No
         pytest.raises(SlideError, match=f"more than {pool.may_keep} batches are kept"),
     ):
         keeping(pool, 96)
+
+
+def test_more_readers_than_cores_hold_nothing_up(slides: list[Path]) -> None:
+    options = replace(SMALL, readers=6)
+    with TilePool(sources(slides), TileRequest(256), options) as pool:
+        assert same(together(pool), alone(slides, TileRequest(256)))
+
+
+def test_what_no_slide_can_give_is_said_before_anything_starts(slides: list[Path]) -> None:
+    with pytest.raises(SlideError, match="1 to 8192"):
+        TilePool(sources(slides), TileRequest(0), SMALL)
 
 
 def test_leaving_early_frees_the_actors_and_the_memory(slides: list[Path]) -> None:
